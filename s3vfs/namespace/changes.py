@@ -1,0 +1,37 @@
+"""What a record changed, in the terms of those who cache: read off the keys that apply wrote."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_U64 = struct.Struct(">Q")
+
+
+@dataclass(slots=True)
+class Changes:
+    """Inodes and names whose rows changed. `contents`: inodes whose extents did; they are in `inodes` too."""
+
+    dentries: set[tuple[int, bytes]] = field(default_factory=set)
+    inodes: set[int] = field(default_factory=set)
+    contents: set[int] = field(default_factory=set)
+    orphans: set[int] = field(default_factory=set)
+
+
+def changes_of(keys: Iterable[bytes]) -> Changes:
+    """Sort written and deleted keys by what they mean to a cache."""
+    changes = Changes()
+    for key in keys:
+        tag = key[:1]
+        if tag == b"D":
+            changes.dentries.add((_U64.unpack_from(key, 1)[0], key[9:]))
+        elif tag == b"I" or tag == b"A":
+            changes.inodes.add(_U64.unpack_from(key, 1)[0])
+        elif tag == b"X":
+            ino = _U64.unpack_from(key, 1)[0]
+            changes.contents.add(ino)
+            changes.inodes.add(ino)
+        elif tag == b"U":
+            changes.orphans.add(_U64.unpack_from(key, 1)[0])
+    return changes
