@@ -41,6 +41,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
+    """One key of a listing. `etag` is empty where the store would have to read the body to know it (file://)."""
+
     key: str
     size_bytes: int
     etag: str
@@ -48,8 +50,9 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a listing, in key order. `prefixes` is filled when a delimiter was given. `more`: ask again with
-    `start_after` = `last`."""
+    """One page of a listing, in key order (UTF-8 bytes). `prefixes` is filled when a delimiter was given: each ends
+    with it, and counts against the limit as an entry does. `more`: ask again with `start_after` = `last`; where
+    `last` is one of the prefixes, everything below it is passed over."""
 
     entries: Sequence[Listed]
     prefixes: Sequence[str]
@@ -69,7 +72,10 @@ class Control(Protocol):
         ...
 
     async def put(self, key: str, body: bytes, *, if_absent: bool = False, if_match: str = "") -> Reply:
-        """OK with the new ETag; REFUSED or CONFLICT when conditional. One request, never repeated inside (R1)."""
+        """OK with the new ETag; REFUSED or CONFLICT when conditional. One request, never repeated inside (R1).
+
+        `if_match` on a key that is not there is REFUSED.
+        """
         ...
 
     async def delete(self, key: str, *, if_match: str = "") -> Reply:
@@ -77,7 +83,7 @@ class Control(Protocol):
         ...
 
     async def list_page(self, prefix: str, *, start_after: str = "", delimiter: str = "", limit: int = 1000) -> Page:
-        """Keys that begin with `prefix`, after `start_after`."""
+        """Keys that begin with `prefix`, after `start_after`. `delimiter` is "" or "/"; `limit` is at most 1000."""
         ...
 
     async def aclose(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Tests follow the layout of the packages they test."""
