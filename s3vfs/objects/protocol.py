@@ -52,7 +52,11 @@ class Listed:
 class Page:
     """One page of a listing, in key order (UTF-8 bytes). `prefixes` is filled when a delimiter was given: each ends
     with it, and counts against the limit as an entry does. `more`: ask again with `start_after` = `last`; where
-    `last` is one of the prefixes, everything below it is passed over."""
+    `last` is one of the prefixes, everything below it is passed over.
+
+    What servers with a tree inside (SeaweedFS) do otherwise, and what no caller may therefore count on: the order of
+    keys that go on after a sibling directory's name with a character below "/" ("a.txt" beside "a/b"); that a prefix
+    vanishes at once with its last key."""
 
     entries: Sequence[Listed]
     prefixes: Sequence[str]

@@ -12,14 +12,23 @@ from s3vfs.objects.memory import MemoryBucket
 from s3vfs.objects.protocol import Store
 from s3vfs.objects.runner import ThreadRunner
 from s3vfs.objects.url import open_store
+from tests.servers.place import ServerPlace
 
-KINDS = ["memory", "directory"]
+KINDS = ["memory", "directory", "moto", "seaweed"]
 
 
 @pytest.fixture(params=KINDS)
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Awaitable[Store]]:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which kind of bucket `opener` opens."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def opener(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, aws_environment: pytest.MonkeyPatch
+) -> Callable[[], Awaitable[Store]]:
     """Opens one fresh place in a bucket of each kind."""
-    kind: str = request.param
     if kind == "memory":
         bucket = MemoryBucket(time.time_ns)
 
@@ -27,7 +36,13 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Await
             return bucket.open("some/volume")
 
         return open_memory
-    url = f"file://{tmp_path}/volume"
+    if kind == "directory":
+        url = f"file://{tmp_path}/volume"
+    else:
+        place: ServerPlace = request.getfixturevalue(kind)
+        url = place.fresh_url("contract")
+        for name, value in place.environment().items():
+            aws_environment.setenv(name, value)
 
     async def open_url() -> Store:
         return await open_store(url, run=ThreadRunner(8), create=True)
