@@ -7,13 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _U64 = struct.Struct(">Q")
+_TWO_U64 = struct.Struct(">QQ")
 
 
 @dataclass(slots=True)
 class Changes:
-    """Inodes and names whose rows changed. `contents`: inodes whose extents did; they are in `inodes` too."""
+    """Inodes and names whose rows changed. `contents`: inodes whose extents did; they are in `inodes` too. `links`:
+    (inode, directory, name) of links made or gone; whoever gave out a name for an inode learns here that it may no longer
+    hold."""
 
     dentries: set[tuple[int, bytes]] = field(default_factory=set)
+    links: set[tuple[int, int, bytes]] = field(default_factory=set)
     inodes: set[int] = field(default_factory=set)
     contents: set[int] = field(default_factory=set)
     orphans: set[int] = field(default_factory=set)
@@ -28,6 +32,9 @@ def changes_of(keys: Iterable[bytes]) -> Changes:
             changes.dentries.add((_U64.unpack_from(key, 1)[0], key[9:]))
         elif tag == b"I" or tag == b"A":
             changes.inodes.add(_U64.unpack_from(key, 1)[0])
+        elif tag == b"P":
+            ino, parent = _TWO_U64.unpack_from(key, 1)
+            changes.links.add((ino, parent, key[17:]))
         elif tag == b"X":
             ino = _U64.unpack_from(key, 1)[0]
             changes.contents.add(ino)
