@@ -62,6 +62,11 @@ class Replica(Protocol):
     """
 
     @property
+    def volume(self) -> bytes:
+        """The volume's uuid, 16 bytes."""
+        ...
+
+    @property
     def position(self) -> Position: ...
 
     def read(self) -> AbstractContextManager[ReadTransaction]:
