@@ -389,5 +389,5 @@ def decode_op(raw: bytes | msgspec.Raw) -> NumberedOp | None:
     """The op, or None where the bytes are not one that this version knows: such an op gets EINVAL (R3)."""
     try:
         return _decoder.decode(raw)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # msgspec lets bad UTF-8 through as it is
         return None

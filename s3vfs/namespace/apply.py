@@ -1,0 +1,145 @@
+"""`apply`: what one record does to the rows. Every client runs it over every record, in order, with equal results.
+
+Pure and total (R3): no I/O, no clock, no randomness, and for every op a verdict. The one exception that leaves it is
+UnknownFeature, where a newer program's rules begin; the caller then drops its transaction and stops at that record.
+Knows rows and ops; not what a journal, a bucket or LMDB is.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from s3vfs.errors import UnknownFeature
+from s3vfs.namespace import attributes, contents, names, objects, ops, orphans, renames, sessions
+from s3vfs.namespace.rows import MutableRows, SessionRow, session_key
+from s3vfs.namespace.transaction import Transaction
+from s3vfs.namespace.verdict import DUPLICATE, FENCED, STALE, Context, Verdict
+
+_Handler = Callable[[MutableRows, Any, Context], Verdict]
+
+_UPDATE_HINT = "a newer s3vfs wrote to this volume; update this one"
+
+
+class RecordHeader(Protocol):
+    """The three fields of a record's header that decide what its ops may do."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def sid(self) -> int: ...
+
+    @property
+    def incarnation(self) -> int: ...
+
+
+def _feature(rows: MutableRows, op: ops.Feature, context: Context) -> Verdict:
+    raise UnknownFeature(f"record {context.seq} switches on feature {op.bit}", hint=_UPDATE_HINT)
+
+
+def _later_feature(rows: MutableRows, op: ops.Op, context: Context) -> Verdict:
+    """Leases, locks, snapshots, seal, rewritten packs: their bits are off, since this version knows none of them."""
+    return Verdict(errno.EOPNOTSUPP)
+
+
+_LATER = (
+    *(ops.Grant, ops.Recall, ops.Busy, ops.Release, ops.Revoke),
+    *(ops.Lock, ops.Unlock, ops.Cancel),
+    *(ops.Snapshot, ops.SnapshotReady, ops.Unsnapshot),
+    *(ops.Seal, ops.Repoint),
+)
+
+_HANDLERS: dict[type[ops.Op], _Handler] = {
+    ops.Create: names.create,
+    ops.Link: names.link,
+    ops.Unlink: names.unlink,
+    ops.Rmdir: names.rmdir,
+    ops.Rename: renames.rename,
+    ops.Setattr: attributes.setattr,
+    ops.Write: contents.write,
+    ops.Append: contents.append,
+    ops.Punch: contents.punch,
+    ops.Clone: contents.clone,
+    ops.Setxattr: attributes.setxattr,
+    ops.Removexattr: attributes.removexattr,
+    ops.DeclareObject: objects.declare_object,
+    ops.Condemn: objects.condemn,
+    ops.Collected: objects.collected,
+    ops.Format: sessions.format_volume,
+    ops.Announce: sessions.announce,
+    ops.Resume: sessions.resume,
+    ops.End: sessions.end,
+    ops.Beat: sessions.beat,
+    ops.Challenge: sessions.challenge,
+    ops.Evict: sessions.evict,
+    ops.Block: sessions.block,
+    ops.Config: sessions.config,
+    ops.Feature: _feature,
+    ops.Hold: orphans.hold,
+    ops.Drop: orphans.drop,
+    ops.Reap: orphans.reap,
+    **dict.fromkeys(_LATER, _later_feature),
+}
+
+_ENTERING = (ops.Announce, ops.Resume)
+
+
+def apply_op(txn: Transaction, numbered: ops.NumberedOp, context: Context) -> Verdict:
+    """Apply one op, or refuse it and change nothing. Neither the op's number nor whether its session is live is looked
+    at: that is `apply_record`'s. A lease that is named is not live, as long as there are none: ESTALE (R6). Raises
+    UnknownFeature for FEATURE."""
+    if numbered.lease is not None:
+        return Verdict(STALE)
+    op = numbered.op
+    return _HANDLERS[type(op)](MutableRows(txn), op, context)
+
+
+def apply_record(txn: Transaction, header: RecordHeader, raw_ops: Sequence[bytes | msgspec.Raw]) -> list[Verdict]:
+    """Apply a record's ops in order, each on what those before it left; one verdict for each.
+
+    An op of a session that is not live, or of another incarnation, gets ESHUTDOWN; one whose number has been passed
+    gets EALREADY; bytes that are no op get EINVAL. Every other op moves the session's `last_op`, whatever its verdict.
+    Raises UnknownFeature, after which `txn` must be dropped."""
+    rows = MutableRows(txn)
+    volume = rows.volume()
+    if volume is not None and volume.features:
+        raise UnknownFeature(f"the volume has features {volume.features:#x} switched on", hint=_UPDATE_HINT)
+    sid, incarnation = header.sid, header.incarnation
+    possible = sessions.is_identity(sid, incarnation)
+    session = _live(rows, sid, incarnation) if possible else None
+    last_op = None if session is None else session.last_op  # None: not live
+    verdicts: list[Verdict] = []
+    for index, raw in enumerate(raw_ops):
+        numbered = ops.decode_op(raw)
+        if numbered is None:
+            verdicts.append(Verdict(errno.EINVAL))
+            continue
+        op, context = numbered.op, Context(header.seq, index, sid, incarnation)
+        if isinstance(op, ops.Format):
+            verdicts.append(apply_op(txn, numbered, context))
+        elif last_op is None and not (possible and isinstance(op, _ENTERING)):
+            verdicts.append(Verdict(FENCED))
+        elif last_op is not None and numbered.number <= last_op:
+            verdicts.append(Verdict(DUPLICATE))
+        else:
+            verdict = apply_op(txn, numbered, context)
+            verdicts.append(verdict)
+            if last_op is not None:
+                last_op = None if isinstance(op, ops.End) and not verdict.errno else numbered.number
+            elif not verdict.errno:
+                last_op = numbered.number
+    if last_op is not None:
+        session = _live(rows, sid, incarnation)
+        if session is not None:
+            rows.put(session_key(sid), replace(session, last_op=last_op, last_seq=header.seq))
+    return verdicts
+
+
+def _live(rows: MutableRows, sid: int, incarnation: int) -> SessionRow | None:
+    session = rows.session(sid)
+    return session if session is not None and session.incarnation == incarnation else None
