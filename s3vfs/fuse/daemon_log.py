@@ -1,0 +1,75 @@
+"""The daemon's log: one JSON object a line, with the fields that a message carries in `extra`.
+
+Nothing secret may be logged anywhere; nothing here filters it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import time
+from pathlib import Path
+
+from s3vfs.errors import MountError
+
+# The default log is rotated at this size, and this many old ones are kept: a log may not fill the cache disk. A
+# --log-file is the user's: it is left to logrotate, whose renaming is noticed.
+ROTATE_BYTES = 16 << 20
+ROTATED_FILES = 2
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """time (UTC, ISO 8601), level, logger, message, then the record's own fields; `trace` for an exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: dict[str, object] = {
+            "time": f"{when}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in vars(record).items():
+            if name not in _STANDARD and name not in fields:
+                fields[name] = value
+        if record.exc_info:
+            fields["trace"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=_printable)
+
+
+def _printable(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def start_logging(path: Path, *, chosen: bool, verbose: bool, console: bool) -> None:
+    """Send all logging to `path`. `chosen`: the user named it. `console`: warnings also go to stderr, as text."""
+    handlers: list[logging.Handler] = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if chosen:
+            handlers.append(logging.handlers.WatchedFileHandler(path))
+        else:
+            handlers.append(
+                logging.handlers.RotatingFileHandler(path, maxBytes=ROTATE_BYTES, backupCount=ROTATED_FILES)
+            )
+    except OSError as error:
+        raise MountError(
+            f"the log {path} cannot be written: {error.strerror}", hint="name another --log-file"
+        ) from None
+    handlers[0].setFormatter(JsonLines())
+    if console:
+        shown = logging.StreamHandler()
+        shown.setLevel(logging.INFO if verbose else logging.WARNING)
+        shown.setFormatter(logging.Formatter("s3vfs: %(levelname)s: %(message)s"))
+        handlers.append(shown)
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    if verbose:
+        logging.getLogger("s3vfs").setLevel(logging.DEBUG)
+    for handler in handlers:
+        root.addHandler(handler)
