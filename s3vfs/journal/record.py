@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import xxhash
@@ -23,23 +24,27 @@ COMPRESS_ABOVE_BYTES = 1024  # below it zstd's frame costs about what it saves
 _PREFIX = struct.Struct(">4sBBHQI")
 _COMPRESSED = 1
 
+Unsigned = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Hash = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Uuid = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
 
 class Header(msgspec.Struct, array_like=True, frozen=True):
     """Who wrote the record, where it stands, on what state. `seq` starts at 1; docs/format.md has each field."""
 
-    apply_version: int
-    features: int
-    volume: bytes
-    epoch: int
-    seq: int
-    previous: bytes
-    digest: bytes
-    sid: int
-    incarnation: int
-    batch: bytes
-    author_time_ns: int
-    round_trip_us: int
-    losses: int
+    apply_version: Unsigned
+    features: Unsigned
+    volume: Uuid
+    epoch: Unsigned
+    seq: Unsigned
+    previous: Hash
+    digest: Hash
+    sid: Unsigned
+    incarnation: Unsigned
+    batch: Uuid
+    author_time_ns: Unsigned
+    round_trip_us: Unsigned
+    losses: Unsigned
     background: bool
 
 
@@ -99,14 +104,17 @@ def decode_record(data: bytes) -> Record:
     body: bytes = data[_PREFIX.size :]
     if flags & _COMPRESSED:
         try:
-            body = zstandard.ZstdDecompressor().decompress(body, max_output_size=length)
+            # The frame's own claim is checked first: it, and not `max_output_size`, decides what is allocated.
+            if zstandard.frame_content_size(body) != length:
+                raise Damaged("a record's body has the wrong length")
+            body = zstandard.ZstdDecompressor().decompress(body, max_output_size=length, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise Damaged(f"a record does not decompress: {error}") from error
     if len(body) != length:
         raise Damaged("a record's body has the wrong length")
     try:
         decoded = _decoder.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise Damaged(f"a record's body is malformed: {error}") from error
     header = decoded.header
     if header.features & ~KNOWN_FEATURES or header.apply_version > APPLY_VERSION:
