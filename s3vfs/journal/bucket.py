@@ -261,7 +261,7 @@ class BucketJournal:
             self._cleaned_step = due.step
         finished = due.step if due else 0
         head = await self.update_head(
-            lambda head: raise_boundary(drop_finished(date_steps(head, shown), finished), below)
+            lambda head: drop_finished(raise_boundary(date_steps(head, shown), below), finished)
         )
         return TrimReport(head.boundary, deleted)
 

@@ -22,6 +22,7 @@ class Backoff:
     def __init__(self, randomness: random.Random) -> None:
         self._random = randomness
         self._bound_s = FIRST_DELAY_S
+        self.pauses = 0
 
     async def pause(self, error: StoreUnreachable | None = None) -> None:
         """Sleep; `error` is what made it necessary, if anything: a store that throttles is given more room."""
@@ -29,6 +30,7 @@ class Backoff:
             self._bound_s = max(self._bound_s, THROTTLED_DELAY_S)
         delay_s = self._random.uniform(self._bound_s / 2, self._bound_s)
         self._bound_s = min(2 * self._bound_s, LAST_DELAY_S)
+        self.pauses += 1
         await trio.sleep(delay_s)
 
 
@@ -55,6 +57,7 @@ async def occupy(control: Control, key: str, body: bytes, environment: Environme
     """
     backoff = Backoff(environment.random)
     while True:
+        pauses = backoff.pauses
         started_ns = environment.boottime_ns()
         try:
             reply = await control.put(key, body, if_absent=True)
@@ -67,7 +70,8 @@ async def occupy(control: Control, key: str, body: bytes, environment: Environme
         found, round_trip_ns = await _read(control, key, environment, backoff)
         if found.outcome is Outcome.OK:
             return Occupied(found.body, False, found.body == body, found.date_ns, round_trip_ns)
-        await backoff.pause()
+        if backoff.pauses == pauses:  # else this round has waited already, and the store has just answered
+            await backoff.pause()
 
 
 async def _read(control: Control, key: str, environment: Environment, backoff: Backoff) -> tuple[Reply, int]:
