@@ -5,40 +5,39 @@ Nothing here lasts or is shared between threads; `copy` gives an independent set
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+
+from s3vfs.namespace.sortedkeys import SortedKeys
 
 
 class DictTransaction:
-    """A Transaction over a dictionary. An insertion moves the tail of one list: cheap up to some 100,000 rows."""
+    """A Transaction over a dictionary."""
 
     __slots__ = ("_keys", "_rows")
 
     def __init__(self, rows: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._rows: dict[bytes, bytes] = dict(rows)
-        self._keys: list[bytes] = sorted(self._rows)
+        self._keys = SortedKeys(self._rows)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._rows)
 
     def get(self, key: bytes) -> bytes | None:
         return self._rows.get(key)
 
     def range(self, first: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        keys, rows = self._keys, self._rows
-        low, high = bisect_left(keys, first), bisect_left(keys, end)
-        for position in range(high - 1, low - 1, -1) if reverse else range(low, high):
-            key = keys[position]
+        rows = self._rows
+        for key in self._keys.between(first, end, reverse=reverse):
             yield key, rows[key]
 
     def put(self, key: bytes, value: bytes) -> None:
         if key not in self._rows:
-            insort(self._keys, key)
+            self._keys.add(key)
         self._rows[key] = value
 
     def delete(self, key: bytes) -> None:
         if self._rows.pop(key, None) is not None:
-            del self._keys[bisect_left(self._keys, key)]
+            self._keys.remove(key)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All rows in key order."""

@@ -62,7 +62,7 @@ def touch_directory(directory: Inode, time_ns: int, more_links: int = 0) -> Inod
 
 def create(rows: MutableRows, op: Create, context: Context) -> Verdict:
     """EINVAL for what no inode can be; ENOENT, ENOTDIR for the parent; EEXIST for the name; EMLINK, EDQUOT; ESTALE
-    where the inode number is not from the session's blocks. A setgid directory hands on its group, to directories the bit."""
+    where the number is not from the session's blocks. A setgid directory hands on its group, to directories the bit."""
     bad = name_error(op.name) or _kind_error(op)
     if bad:
         return Verdict(bad)

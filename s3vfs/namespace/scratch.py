@@ -7,9 +7,10 @@ that it depends on by reading them.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
+from s3vfs.namespace.sortedkeys import SortedKeys
 from s3vfs.namespace.transaction import ReadTransaction, Transaction
 
 
@@ -38,7 +39,7 @@ class ScratchTransaction:
 
     def __init__(self, base: ReadTransaction) -> None:
         self._base = base
-        self._keys: list[bytes] = []  # of `writes`, in order
+        self._keys = SortedKeys()  # of `writes`
         self.writes: dict[bytes, bytes | None] = {}
         self.reads: set[bytes] = set()
         self.ranges: list[KeyRange] = []
@@ -57,7 +58,7 @@ class ScratchTransaction:
 
     def _write(self, key: bytes, value: bytes | None) -> None:
         if key not in self.writes:
-            insort(self._keys, key)
+            self._keys.add(key)
         self.writes[key] = value
 
     def range(self, first: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
@@ -75,20 +76,21 @@ class ScratchTransaction:
 
     def _merged(self, first: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
         """Rows of the base and of the layer in order, the layer's hiding the base's; None = deleted."""
-        keys = self._keys[bisect_left(self._keys, first) : bisect_left(self._keys, end)]
-        if not reverse:
-            keys.reverse()  # so that the next one is at the end
+        writes = self.writes
+        own_keys = self._keys.between(first, end, reverse=reverse)
+        own = next(own_keys, None)
         for key, value in self._base.range(first, end, reverse=reverse):
-            while keys and (keys[-1] > key if reverse else keys[-1] < key):
-                own = keys.pop()
-                yield own, self.writes[own]
-            if keys and keys[-1] == key:
-                yield key, self.writes[keys.pop()]
+            while own is not None and (own > key if reverse else own < key):
+                yield own, writes[own]
+                own = next(own_keys, None)
+            if own == key:
+                yield key, writes[key]
+                own = next(own_keys, None)
             else:
                 yield key, value
-        while keys:
-            own = keys.pop()
-            yield own, self.writes[own]
+        while own is not None:
+            yield own, writes[own]
+            own = next(own_keys, None)
 
     def concerned_by(self, changed: Iterable[bytes]) -> bool:
         """Whether one of these keys was read, walked over or written through this layer."""
