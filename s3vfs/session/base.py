@@ -1,0 +1,190 @@
+"""The one place where base changes: the next journal record, or a whole checkpoint (R12).
+
+Decides who hears of it: the appender whose record it is, the session (is it still in office? was it challenged?), and
+the listeners that keep caches. All on the trio thread, without a checkpoint inside, so whoever reads `applied_seq` and
+acts before its next await acts on that state. Knows no bucket.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from s3vfs.errors import Damaged, ReadOnly, S3vfsError, SessionFenced, UnknownFeature
+from s3vfs.journal.record import Header, decode_record, record_hash
+from s3vfs.namespace.changes import Changes
+from s3vfs.namespace.rows import Rows, SessionRow, session_key
+from s3vfs.namespace.verdict import Verdict
+from s3vfs.replica.protocol import Applied, Replica
+from s3vfs.session.counters import SessionCounters
+
+_log = logging.getLogger(__name__)
+
+Listener = Callable[[Changes, bool], None]
+
+
+class Fate(enum.Enum):
+    """What became of a record that was sent."""
+
+    PENDING = "pending"
+    WON = "won"
+    LOST = "lost"
+    UNREADABLE = "unreadable"  # a checkpoint has replaced base, which may contain it: the session's row tells
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An own record that has been sent; `settle` is called once, when base passes `seq`."""
+
+    seq: int
+    batch: bytes
+    settle: Callable[[Fate, Sequence[Verdict]], None]
+
+
+@dataclass(slots=True)
+class Base:
+    """`sid` 0: no session (read-only, or not announced yet). `fatal` is set once, by R3 or R4: from then on base stays
+    where it is. `fenced`: the session is no longer in office (R13)."""
+
+    replica: Replica
+    counters: SessionCounters
+    stopwatch_ns: Callable[[], int]
+    sid: int = 0
+    incarnation: int = 0
+    fatal: S3vfsError | None = None
+    fenced: bool = False
+    loading: bool = False
+    expected: Expected | None = None
+    row: SessionRow | None = None
+    changed: trio.Event = field(default_factory=trio.Event)
+    listeners: list[Listener] = field(default_factory=list)
+    reload_listeners: list[Callable[[], None]] = field(default_factory=list)
+    header_listeners: list[Callable[[Header, bool], None]] = field(default_factory=list)
+    state_listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def applied_seq(self) -> int:
+        return self.replica.position.seq
+
+    def offer(self, seq: int, data: bytes) -> None:
+        """Apply `data` if it is the next record; nothing happens where `seq` is applied already or out of reach.
+
+        A record that contradicts base, or that this program is too old for, ends in `stop` (R3, R4). Raises S3vfsError
+        where the local disk does not take it, or while a checkpoint is loaded: base is unchanged, offer again later.
+        """
+        if self.loading:
+            raise S3vfsError("the replica is being loaded from a checkpoint")
+        if self.fatal is not None:
+            return
+        position = self.replica.position
+        if seq == position.seq and record_hash(data) != position.record_hash:
+            self.stop(Damaged(f"record {seq} has two contents"))
+        if seq != position.seq + 1:
+            return
+        began_ns = self.stopwatch_ns()
+        try:
+            record = decode_record(data)
+            if record.header.seq != seq:
+                raise Damaged(f"the record at {seq} says that it is {record.header.seq}")
+            applied = self.replica.apply(record)
+        except S3vfsError as error:
+            if not is_fatal(error):
+                raise
+            self.stop(error)
+            return
+        self.counters.apply_s += (self.stopwatch_ns() - began_ns) / 1e9
+        own = self._settle(record.header, applied)
+        if self.sid and session_key(self.sid) in applied.keys:
+            self._look_at_office()
+            self._state_changed()
+        for hear_header in tuple(self.header_listeners):
+            hear_header(record.header, own)
+        for hear in tuple(self.listeners):
+            hear(applied.changes, own)
+        self._notify()
+
+    def _settle(self, header: Header, applied: Applied) -> bool:
+        expected = self.expected
+        if expected is None or header.seq != expected.seq:
+            return False
+        own = header.batch == expected.batch
+        self.expected = None
+        expected.settle(Fate.WON if own else Fate.LOST, applied.verdicts if own else ())
+        return own
+
+    def _look_at_office(self) -> None:
+        """Does the journal still know this session as what it says it is (R13)?"""
+        if not self.sid:
+            return
+        self.row = self.session_row(self.sid)
+        if (self.row is None or self.row.incarnation != self.incarnation) and not self.fenced:
+            self.fenced = True
+            _log.error("session %016x, incarnation %d, is no longer in office", self.sid, self.incarnation)
+
+    def session_row(self, sid: int) -> SessionRow | None:
+        with self.replica.read() as txn:
+            return Rows(txn).session(sid)
+
+    def take_office(self, sid: int, incarnation: int) -> None:
+        """From now on this client is that session; its ANNOUNCE or RESUME has been applied."""
+        self.sid, self.incarnation, self.fenced = sid, incarnation, False
+        self._look_at_office()
+        self._state_changed()
+
+    def leave_office(self) -> None:
+        """The session ends itself: what happens to its row is no news."""
+        self.sid = 0
+
+    def reloaded(self) -> None:
+        """A checkpoint has replaced base."""
+        self.counters.reloads += 1
+        self._look_at_office()
+        expected = self.expected
+        if expected is not None and expected.seq <= self.applied_seq:
+            self.expected = None
+            expected.settle(Fate.UNREADABLE, ())
+        self._state_changed()
+        for hear in tuple(self.reload_listeners):
+            hear()
+        self._notify()
+
+    def stop(self, error: S3vfsError) -> None:
+        """The journal contradicts itself or needs a newer program: read-only from here on, loudly (R3, R4)."""
+        if self.fatal is None:
+            self.fatal = error
+            _log.error("stopped at record %d, read-only from now on: %s", self.applied_seq, error)
+            self._state_changed()
+            self._notify()
+
+    async def ready(self) -> None:
+        """Return when base is not being replaced; at once if it is not."""
+        while self.loading:
+            await self.changed.wait()
+
+    def refusal(self) -> S3vfsError | None:
+        """Why nothing can be committed any more, if so: a fresh exception for each who asks."""
+        if self.fatal is not None:
+            return ReadOnly(f"this client stopped itself: {self.fatal}", hint="see the log; reads go on")
+        if self.fenced:
+            return SessionFenced(
+                f"session {self.sid:016x} was ended by others or taken over",
+                hint="unpublished work is kept in the spill directory; mount again",
+            )
+        return None
+
+    def _state_changed(self) -> None:
+        for hear in tuple(self.state_listeners):
+            hear()
+
+    def _notify(self) -> None:
+        event, self.changed = self.changed, trio.Event()
+        event.set()
+
+
+def is_fatal(error: S3vfsError) -> bool:
+    """Errors that no repetition mends: they stop the client (R3, R4)."""
+    return isinstance(error, Damaged | UnknownFeature)

@@ -1,0 +1,133 @@
+"""The session directory on local disk: who this mount is, and that nobody else is it (R13).
+
+    <cache>/<volume uuid, 32 hex>/sessions/<name>/
+        lock            flock'ed while a process uses the directory
+        session.json    sid and incarnation; written, with fsync, before they are used in the journal
+        index/          the replica (LMDB)
+        working/        working files
+        spill/          what could not go on
+
+Everything here blocks for as long as the local disk does. Knows no bucket and no trio.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from s3vfs.errors import SessionBusy, SessionError
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a session is. `settled`: the journal has accepted this incarnation; else it may or may not be there, and
+    then `number`, the last op number of the record that asked for it, tells our attempt from a stranger's."""
+
+    sid: int
+    incarnation: int
+    boot_id: str
+    number: int
+    settled: bool
+
+
+class SessionDirectory:
+    """An open, locked session directory. Raises SessionBusy when another process has it."""
+
+    def __init__(self, cache: Path, volume: bytes, name: str) -> None:
+        self.path = cache / volume.hex() / "sessions" / name
+        self.index = self.path / "index"
+        self.working = self.path / "working"
+        self.spill = self.path / "spill"
+        for folder in (self.index, self.working, self.spill):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._identity_path = self.path / "session.json"
+        self._lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+            if not isinstance(error, BlockingIOError):
+                raise SessionError(f"cannot lock {self.path}: {error.strerror}") from error
+            raise SessionBusy(
+                f"session {name!r} is in use" + (f" by process {holder}" if holder else ""),
+                hint="unmount it first, or mount elsewhere with another session name",
+            ) from None
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def read_identity(self) -> Identity | None:
+        """The identity used last, or None where there is none. Raises SessionError where the file is unreadable:
+        guessing would risk a second session with one set of working files."""
+        try:
+            text = self._identity_path.read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            if fields["format"] != _FORMAT:
+                raise SessionError(f"{self._identity_path} has format {fields['format']}", hint="update s3vfs")
+            return Identity(
+                int(fields["sid"], 16),
+                int(fields["incarnation"]),
+                str(fields["boot_id"]),
+                int(fields["number"]),
+                bool(fields["settled"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise SessionError(
+                f"{self._identity_path} is unreadable",
+                hint="move it away to begin a new session; keep working/ beside it",
+            ) from error
+
+    def write_identity(self, identity: Identity) -> None:
+        """Replace the identity, atomically and lastingly: it is on disk when this returns (R13)."""
+        fields = {
+            "format": _FORMAT,
+            "sid": f"{identity.sid:016x}",
+            "incarnation": identity.incarnation,
+            "boot_id": identity.boot_id,
+            "number": identity.number,
+            "settled": identity.settled,
+        }
+        fresh = self._identity_path.with_suffix(".new")
+        with open(fresh, "w") as file:
+            json.dump(fields, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, self._identity_path)
+        self._sync_folder()
+
+    def remove_identity(self) -> None:
+        """The session has ended: the next mount here begins a new one."""
+        self._identity_path.unlink(missing_ok=True)
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Give the lock back; whatever is in the directory stays."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def __enter__(self) -> SessionDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

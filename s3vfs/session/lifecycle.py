@@ -1,0 +1,148 @@
+"""Taking office and leaving it: RESUME or ANNOUNCE, rebuild of the replica, END (R13).
+
+Every attempt is on disk before it is in the journal, so that whatever a crash leaves behind is recognised. Knows no
+queue: these records are sent one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from s3vfs.environment import Environment
+from s3vfs.errors import Damaged, S3vfsError
+from s3vfs.journal.protocol import Journal
+from s3vfs.namespace.ops import Announce, AnyOp, Block, NumberedOp, Resume, encode_op
+from s3vfs.objects.protocol import Store
+from s3vfs.replica.protocol import EMPTY
+from s3vfs.replica.restore import restore
+from s3vfs.session.appender import Appender, Author
+from s3vfs.session.base import Base, Fate
+from s3vfs.session.directory import Identity, SessionDirectory
+from s3vfs.session.options import FIRST_BLOCK
+from s3vfs.session.tail import Tail
+
+_log = logging.getLogger(__name__)
+
+# Op numbers begin anew with each incarnation, at a random number below this: it then tells our own attempt to take
+# office from that of a copy of this session directory (a disk rolled back, a cloned machine).
+_FIRST_NUMBERS = 1 << 24
+
+
+async def rebuild(environment: Environment, store: Store, journal: Journal, base: Base) -> None:
+    """Replace base by HEAD's checkpoint, or by nothing where there is none yet (R5).
+
+    Raises Damaged for a contradiction, and what `restore` raises: base is then as it was, or empty; call again.
+    """
+    head = (await journal.refresh_head()).head
+    if head.checkpoint is None and head.boundary > 1:
+        raise Damaged("HEAD has a trim boundary but names no checkpoint")
+    base.loading = True
+    try:
+        if head.checkpoint is None:
+            await environment.run(base.replica.load, (), EMPTY)
+        else:
+            await restore(store, head.checkpoint.uuid, base.replica, environment.run)
+    finally:
+        base.loading = False
+    _log.warning("the replica was rebuilt from the checkpoint at record %d", base.applied_seq)
+    base.reloaded()
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What the journal has granted. `resumed`: the session goes on, and so do its working files; else they are to be
+    spilled. `first_number` is the first op number that is free."""
+
+    sid: int
+    incarnation: int
+    resumed: bool
+    first_number: int
+
+
+class Registrar:
+    """Gets one client into office."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        base: Base,
+        appender: Appender,
+        tail: Tail,
+        directory: SessionDirectory,
+        label: str,
+    ) -> None:
+        self._environment = environment
+        self._base = base
+        self._appender = appender
+        self._tail = tail
+        self._directory = directory
+        self._label = label
+
+    async def take_office(self, identity: Identity | None) -> Office | None:
+        """Resume the session of `identity`, or announce a new one. None: the RESUME was refused; rebuild the replica,
+        then call again without an identity.
+
+        Raises ReadOnly where the journal stops this client, and what the disk raises.
+        """
+        while True:
+            await self._base.ready()
+            refusal = self._base.refusal()
+            if refusal is not None:
+                raise refusal
+            attempt = self._announcement() if identity is None else self._resumption(identity)
+            if attempt is None:
+                return None
+            await self._environment.run(self._directory.write_identity, attempt)
+            outcome = await self._try(attempt, resuming=identity is not None)
+            if identity is not None:
+                identity = attempt
+            if outcome is None:
+                continue
+            if not outcome:
+                if identity is None:
+                    continue
+                return None
+            settled = Identity(attempt.sid, attempt.incarnation, attempt.boot_id, attempt.number, settled=True)
+            await self._environment.run(self._directory.write_identity, settled)
+            self._base.take_office(attempt.sid, attempt.incarnation)
+            return Office(attempt.sid, attempt.incarnation, identity is not None, attempt.number + 1)
+
+    def _announcement(self) -> Identity:
+        sid = self._environment.random.randrange(1, 2**63)
+        return Identity(sid, 1, self._environment.boot_id, self._first_number(), settled=False)
+
+    def _resumption(self, identity: Identity) -> Identity | None:
+        """The next attempt to resume, or None where the journal knows the session as somebody else (R13)."""
+        row = self._base.session_row(identity.sid)
+        if row is None:
+            return None
+        ours = row.incarnation == identity.incarnation and (identity.settled or row.last_op == identity.number)
+        # An attempt that never reached the journal is as if it had not been made.
+        not_there = not identity.settled and row.incarnation == identity.incarnation - 1
+        if not (ours or not_there):
+            return None
+        return Identity(
+            identity.sid, row.incarnation + 1, self._environment.boot_id, self._first_number(), settled=False
+        )
+
+    def _first_number(self) -> int:
+        return self._environment.random.randrange(2, _FIRST_NUMBERS)
+
+    async def _try(self, attempt: Identity, *, resuming: bool) -> bool | None:
+        """True: in office. False: refused. None: the race was lost, or its outcome cannot be known; look again."""
+        entry: AnyOp = Resume(attempt.incarnation - 1) if resuming else Announce(self._label)
+        # The first inode numbers come in the same record: the first create then needs no extra one.
+        wires = [
+            encode_op(NumberedOp(number, None, op))
+            for number, op in ((attempt.number - 1, entry), (attempt.number, Block(FIRST_BLOCK)))
+        ]
+        outcome = await self._appender.append(Author(attempt.sid, attempt.incarnation), wires)
+        if outcome.fate is not Fate.WON:
+            return None
+        if outcome.verdicts[0].errno:
+            _log.warning("session %016x was not taken up again: errno %d", attempt.sid, outcome.verdicts[0].errno)
+            return False
+        if outcome.verdicts[1].errno:
+            raise S3vfsError("the volume gives out no inode numbers")
+        return True

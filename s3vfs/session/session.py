@@ -1,0 +1,355 @@
+"""A client of one volume: its replica follows the journal, its commits become records, its freshness is kept.
+
+`open_session` takes office (R13) and gives a `Session`; everything above (filesystem, data, maintenance) talks to that.
+Decides no POSIX rule and knows no file contents.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from s3vfs.environment import Environment
+from s3vfs.errors import ReadOnly, S3vfsError, StoreUnreachable, Unpublished
+from s3vfs.journal.protocol import Journal
+from s3vfs.namespace.ops import AnyOp, Beat, Challenge, End, Evict
+from s3vfs.namespace.transaction import ReadTransaction
+from s3vfs.namespace.verdict import Verdict
+from s3vfs.objects.protocol import Store
+from s3vfs.replica.protocol import Replica
+from s3vfs.session.appender import Appender
+from s3vfs.session.base import Base, Listener
+from s3vfs.session.counters import SessionCounters
+from s3vfs.session.directory import SessionDirectory
+from s3vfs.session.inodes import InodeNumbers
+from s3vfs.session.lifecycle import Registrar, rebuild
+from s3vfs.session.options import SessionOptions
+from s3vfs.session.pipeline import Group, Pipeline
+from s3vfs.session.presence import Presence
+from s3vfs.session.spill import Spill
+from s3vfs.session.tail import Tail
+
+_log = logging.getLogger(__name__)
+
+EVICT_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A commit that was applied: the seq of its (last) record, and one verdict for each op."""
+
+    seq: int
+    verdicts: Sequence[Verdict]
+
+
+class Session:
+    """Made by `open_session`. Methods are for the trio thread; those without `async` are no checkpoints."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        store: Store,
+        journal: Journal,
+        replica: Replica,
+        directory: SessionDirectory | None,
+        options: SessionOptions,
+    ) -> None:
+        self.environment = environment
+        self.store = store
+        self.journal = journal
+        self.options = options
+        self.counters = SessionCounters()
+        self.resumed = False
+        self.base = Base(replica, self.counters, environment.boottime_ns)
+        self._directory = directory
+        self.tail = Tail(self.base, journal, options, reload=lambda: rebuild(environment, store, journal, self.base))
+        self._appender: Appender | None = None
+        self._pipeline: Pipeline | None = None
+        self._inodes: InodeNumbers | None = None
+        self._presence: Presence | None = None
+        self._objects = 0
+        self._pins: dict[int, int] = {}
+
+    # -- who and where ------------------------------------------------------------------------------------------
+
+    @property
+    def sid(self) -> int:
+        """0 for a read-only session, which has none."""
+        return self.base.sid
+
+    @property
+    def incarnation(self) -> int:
+        return self.base.incarnation
+
+    @property
+    def applied_seq(self) -> int:
+        return self.base.applied_seq
+
+    @property
+    def fatal(self) -> S3vfsError | None:
+        """Why this client has stopped itself (R3, R4): reads go on, commits raise ReadOnly."""
+        return self.base.fatal
+
+    @property
+    def fenced(self) -> bool:
+        """The session is no longer in office: nothing of it can commit any more (R13)."""
+        return self.base.fenced
+
+    @property
+    def read_only(self) -> bool:
+        return self._pipeline is None or self.base.fatal is not None
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def view(self) -> AbstractContextManager[ReadTransaction]:
+        """What this client sees: base and, once there are leases, the overlay (R12). Never across an await."""
+        return self.base.replica.read()
+
+    async def fresh(self, within_s: float | None = None) -> None:
+        """Return when a look at the tail that was sent after now - `within_s` (default: the freshness option) has been
+        applied; 0 = after this call began. Raises StoreUnreachable with `--offline error`; see `Tail.fresh`."""
+        await self.tail.fresh(self.options.freshness_s if within_s is None else within_s)
+
+    def touch(self) -> None:
+        """The kernel has asked something and may cache the answer: the tail is read every 0.5 s for the next 30 s."""
+        self.tail.touch()
+
+    def listen(self, callback: Listener, *, reloaded: Callable[[], None] | None = None) -> None:
+        """`callback(changes, own)` after each applied record, on the trio thread, without a checkpoint; `own`: the
+        record was this session's. `reloaded()`: base was replaced as a whole, anything may have changed. They may not
+        raise."""
+        self.base.listeners.append(callback)
+        if reloaded is not None:
+            self.base.reload_listeners.append(reloaded)
+
+    @contextmanager
+    def pin(self) -> Iterator[int]:
+        """While inside, `low` stays at or below the seq that base has now: extents read from that view stay readable
+        (R11). Gives that seq."""
+        seq = self.applied_seq
+        self._pins[seq] = self._pins.get(seq, 0) + 1
+        try:
+            yield seq
+        finally:
+            self._pins[seq] -= 1
+            if not self._pins[seq]:
+                del self._pins[seq]
+
+    @property
+    def low(self) -> int:
+        return min(self._pins, default=self.applied_seq)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def enqueue(self, ops: Sequence[AnyOp], *, background: bool = False) -> Group:
+        """Queue `ops` as one group, numbered and in order, and return at once, without a checkpoint.
+
+        Raises ReadOnly or SessionFenced. `wait` gives the result.
+        """
+        if self._pipeline is None:
+            raise ReadOnly("this mount is read-only")
+        return self._pipeline.enqueue(ops, background=background)
+
+    async def wait(self, group: Group) -> Committed:
+        """The result of `enqueue`, when its record has been applied.
+
+        Raises SessionFenced and ReadOnly; StoreUnreachable after `io_timeout_s`, or where the outcome cannot be known
+        any more: the ops may have taken effect, or may still do so. Cancelling gives up waiting only.
+        """
+        with trio.move_on_after(self.options.io_timeout_s):
+            await group.done.wait()
+        if not group.done.is_set():
+            failure = self._appender.failure if self._appender is not None else None
+            reason = f": {failure}" if failure is not None else ""
+            raise StoreUnreachable(
+                f"the bucket has not taken a change for {self.options.io_timeout_s:g} s{reason}",
+                hint="it may still take effect when the bucket answers again",
+            )
+        if group.error is not None:
+            raise type(group.error)(group.error.message, hint=group.error.hint)
+        return Committed(group.seq, group.verdicts)
+
+    async def commit(self, ops: Sequence[AnyOp], *, background: bool = False) -> list[Verdict]:
+        """`enqueue`, before the first checkpoint, and `wait`: one verdict for each op, once its record is applied."""
+        return list((await self.wait(self.enqueue(ops, background=background))).verdicts)
+
+    def take_ino(self) -> int | None:
+        """The next inode number of this incarnation, for a CREATE that is enqueued before the next checkpoint; None:
+        `await reserve_inos()`, evaluate again, take again. See `session.inodes`."""
+        return None if self._inodes is None else self._inodes.take()
+
+    async def reserve_inos(self) -> None:
+        """Return when `take_ino` has a number. Raises ReadOnly, SessionFenced, and StoreUnreachable after
+        `io_timeout_s`."""
+        if self._inodes is None:
+            raise ReadOnly("this mount is read-only")
+        with trio.move_on_after(self.options.io_timeout_s) as scope:
+            await self._inodes.reserve()
+        if scope.cancelled_caught:
+            raise StoreUnreachable("the bucket does not answer, so there are no inode numbers")
+
+    async def new_ino(self) -> int:
+        """A number for a CREATE that is enqueued before the caller's next checkpoint."""
+        while (ino := self.take_ino()) is None:
+            await self.reserve_inos()
+        return ino
+
+    def new_object(self) -> bytes:
+        """A 16-byte object id that no session has ever used: sid, incarnation, number."""
+        self._objects += 1
+        return self.sid.to_bytes(8, "big") + self.incarnation.to_bytes(4, "big") + self._objects.to_bytes(4, "big")
+
+    async def evict(self, sid: int, *, wait_s: float = EVICT_AFTER_S) -> bool:
+        """End another session that does not answer a CHALLENGE within `wait_s`. False: it is alive, or there is none.
+
+        No clock but this stopwatch is involved: what counts is whether a record of that session followed (DESIGN 6).
+        """
+        challenge = await self.wait(self.enqueue([Challenge(sid)]))
+        if challenge.verdicts[0].errno:
+            return False
+        await trio.sleep(wait_s)
+        await self.tail.look()
+        row = self.base.session_row(sid)
+        if row is None or row.last_seq > challenge.seq:
+            return False
+        verdicts = await self.commit([Evict(sid, challenge.seq)])
+        return verdicts[0].errno == 0
+
+    # -- beginning and end --------------------------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Catch up, take office, catch up again: only then may the session serve (DESIGN 8)."""
+        if self.applied_seq == 0 and (await self.journal.refresh_head()).head.checkpoint is not None:
+            await rebuild(self.environment, self.store, self.journal, self.base)
+        nursery.start_soon(self.tail.run)
+        await self.tail.look()
+        if self._directory is None:
+            return
+        head = (await self.journal.refresh_head()).head
+        head.require_writable()
+        self._appender = Appender(self.environment, head.volume, head.engine.epoch, self.base, self.journal, self.tail)
+        registrar = Registrar(
+            self.environment, self.base, self._appender, self.tail, self._directory, self.options.label
+        )
+        identity = await self.environment.run(self._directory.read_identity)
+        office = await registrar.take_office(identity)
+        if office is None:
+            _log.error("the session of %s cannot go on; a new one begins", self._directory.path)
+            await rebuild(self.environment, self.store, self.journal, self.base)
+            await self.tail.look()
+            office = await registrar.take_office(None)
+        assert office is not None  # an announcement is repeated until it holds
+        self.resumed = office.resumed
+        row = self.base.row
+        assert row is not None
+        self._pipeline = Pipeline(self.base, self._appender, office.first_number)
+        self._inodes = InodeNumbers(self._pipeline, row)
+        self._presence = Presence(self.store.control, office.sid, office.incarnation, self.options.label)
+        found_low = await self._presence.found_low() if office.resumed else None
+        await self._presence.write(self.low if found_low is None else min(found_low, self.low))
+        self.base.state_listeners.append(self._answer_challenge)
+        nursery.start_soon(self._pipeline.run)
+        nursery.start_soon(self._keep_low, self._presence)
+        await self.tail.look()
+        self._answer_challenge()
+
+    def _answer_challenge(self) -> None:
+        """Somebody doubts that this session is alive: any record of it answers."""
+        row = self.base.row
+        doubted = row is not None and row.challenge > row.last_seq
+        if doubted and self._pipeline is not None and self._pipeline.open and not self._pipeline.queued_ops:
+            self._pipeline.enqueue([Beat()])
+
+    async def _keep_low(self, presence: Presence) -> None:
+        while True:
+            await trio.sleep(self.options.low_interval_s)
+            if self.low > presence.written_low and not self.base.fenced:
+                try:
+                    await presence.write(self.low)
+                except S3vfsError as error:
+                    _log.warning("cannot rewrite the session object: %s", error)
+
+    async def aclose(self) -> None:
+        """Drain, append END, remove the session object and the identity. Idempotent.
+
+        Raises Unpublished when the queue does not drain within `io_timeout_s`: the session stays, to be resumed. A
+        session that is fenced or has stopped itself ends without END, and keeps its identity so that the next mount
+        spills.
+        """
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is None or self._directory is None:
+            return
+        ending = None
+        if self.base.refusal() is None:
+            ending = pipeline.enqueue([End()])
+            ending.on_done = lambda group: self.base.leave_office() if group.error is None else None
+        pipeline.close()
+        with trio.move_on_after(self.options.io_timeout_s):
+            await pipeline.drained()
+        if pipeline.queued_ops:
+            raise Unpublished(
+                f"{pipeline.queued_ops} changes are not in the bucket yet", hint="mount again to go on with them"
+            )
+        if ending is not None and ending.error is None:
+            if self._presence is not None:
+                await self._presence.remove()
+            await self.environment.run(self._directory.remove_identity)
+
+    def status(self) -> dict[str, Any]:
+        """Everything a user may want to know of it, in plain values."""
+        queued = self._pipeline.queued_ops if self._pipeline is not None else 0
+        return {
+            "sid": f"{self.sid:016x}",
+            "incarnation": self.incarnation,
+            "resumed": self.resumed,
+            "read_only": self.read_only,
+            "fenced": self.fenced,
+            "fatal": str(self.fatal) if self.fatal is not None else None,
+            "applied_seq": self.applied_seq,
+            "low": self.low,
+            "queued_ops": queued,
+            "tail_age_s": round(trio.current_time() - self.tail.seen_at_s, 3),
+            "failure": str(self.tail.failure) if self.tail.failure is not None else None,
+            "append_failure": str(self._appender.failure) if self._appender and self._appender.failure else None,
+            "round_trip_us": self.journal.round_trip_us,
+            "spilled": [str(spilled.folder) for spilled in self.spill.list()] if self.spill is not None else [],
+            "counters": self.counters.as_dict(),
+        }
+
+    @property
+    def spill(self) -> Spill | None:
+        """Where work that cannot go on is kept; None for a read-only session."""
+        return None if self._directory is None else Spill(self._directory.spill)
+
+
+@asynccontextmanager
+async def open_session(
+    environment: Environment,
+    store: Store,
+    journal: Journal,
+    replica: Replica,
+    directory: SessionDirectory | None,
+    options: SessionOptions | None = None,
+) -> AsyncIterator[Session]:
+    """A session in office; read-only, without any trace in the bucket, when `directory` is None.
+
+    The block's normal end closes it (`Session.aclose`). An exception, cancellation included, abandons it as a crash
+    would: the next one in the same directory resumes it. `replica` and `directory` stay the caller's to close.
+    """
+    session = Session(environment, store, journal, replica, directory, options or SessionOptions())
+    try:
+        async with trio.open_nursery() as nursery:
+            await session.start(nursery)
+            yield session
+            await session.aclose()
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # Callers expect what start or their own block raised, not a group of one around it.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise
