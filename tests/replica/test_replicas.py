@@ -234,7 +234,7 @@ def test_ranges_are_half_open_and_sorted(
         with replica.read() as txn:
             assert list(txn.range(first, end, reverse=reverse)) == expected
             begun = txn.range(first, end, reverse=reverse)
-            assert [next(begun, None) for _ in range(stop)] == (expected + [None] * stop)[:stop]  # type: ignore[operator]
+            assert [next(begun, None) for _ in range(stop)] == (expected + [None] * stop)[:stop]
             for key in KEYS:
                 assert txn.get(key) == (b"v" + key if key in present else None)
 
