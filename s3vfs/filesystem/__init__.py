@@ -1,0 +1,32 @@
+"""POSIX calls in terms of session and contents: one async method a call, inode numbers and `bytes` names.
+
+Knows no FUSE. A call waits for the freshness that DESIGN 7 promises, evaluates what it is to do on a view of the rows,
+and commits it through the journal. Errors are S3vfsError, ordinary ones PosixError.
+"""
+
+from s3vfs.filesystem.contracts import (
+    Caller,
+    FileContents,
+    FilesystemSession,
+    Found,
+    NewAttributes,
+    Statistics,
+)
+from s3vfs.filesystem.directories import Directories
+from s3vfs.filesystem.files import Files
+from s3vfs.filesystem.xattrs import ExtendedAttributes
+
+__all__ = [
+    "Caller",
+    "FileContents",
+    "Filesystem",
+    "FilesystemSession",
+    "Found",
+    "NewAttributes",
+    "Statistics",
+]
+
+
+class Filesystem(Files, Directories, ExtendedAttributes):
+    """The whole: names, attributes, files, directories, extended attributes. `keep_orphans` must run beside the
+    calls."""

@@ -1,0 +1,149 @@
+"""Calls on an inode's attributes: stat, chmod, chown, truncate, utimensat, readlink, access, statfs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Collection
+
+from s3vfs.errors import PosixError
+from s3vfs.filesystem.contracts import Caller, Found, NewAttributes, Statistics
+from s3vfs.filesystem.core import ATTRIBUTES_WITHIN_S, Core
+from s3vfs.namespace.limits import NAME_MAX_BYTES
+from s3vfs.namespace.ops import AnyOp, Setattr, SetattrMask
+from s3vfs.namespace.rows import Inode, Rows
+
+BLOCK_BYTES = 4096
+# Shown as free where no quota limits the volume: programs refuse to write where statfs shows little or nothing.
+UNLIMITED_BYTES = 1 << 50
+UNLIMITED_INODES = 1 << 40
+
+
+class Attributes(Core):
+    """The calls that take an inode."""
+
+    async def getattr(self, ino: int) -> Found:
+        await self._session.fresh(ATTRIBUTES_WITHIN_S)
+        return self._look(ino)
+
+    async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:
+        """Change attributes. A size set by handle is published with the handle's data (close-to-open); one set by path
+        has no close that would publish it, so it is published here."""
+        self._require_writable()
+        mode = new.mode
+        if new.size is not None:
+            if mode is None:
+                mode = self._mode_without_privileges(ino, caller)
+            await self._truncate(ino, new.size, by_handle=by_handle)
+        atime_ns, mtime_ns = new.atime_ns, new.mtime_ns
+        if (atime_ns is not None or mtime_ns is not None) and self._contents.set_times(ino, atime_ns, mtime_ns):
+            atime_ns = mtime_ns = None
+        await self._commit_attributes(ino, mode, new.uid, new.gid, atime_ns, mtime_ns)
+        return self._look(ino)
+
+    async def _truncate(self, ino: int, size: int, *, by_handle: bool) -> None:
+        with self._session.view() as txn:
+            inode = self._inode(Rows(txn), ino)
+        if not stat.S_ISREG(inode.mode):
+            raise PosixError(errno.EISDIR if stat.S_ISDIR(inode.mode) else errno.EINVAL)
+        if by_handle:
+            await self._contents.truncate(ino, size)
+            return
+        self._contents.opened(ino, True)
+        self._orphans.opened(ino)
+        try:
+            await self._contents.truncate(ino, size)
+            await self._contents.publish(ino)
+        finally:
+            self._contents.closed(ino, True)
+            self._orphans.closed(ino)
+
+    async def _commit_attributes(
+        self,
+        ino: int,
+        mode: int | None,
+        uid: int | None,
+        gid: int | None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> None:
+        mask = 0
+        for bit, value in (
+            (SetattrMask.MODE, mode),
+            (SetattrMask.UID, uid),
+            (SetattrMask.GID, gid),
+            (SetattrMask.ATIME, atime_ns),
+            (SetattrMask.MTIME, mtime_ns),
+        ):
+            if value is not None:
+                mask |= bit
+        if not mask:
+            return
+        time_ns = self._now_ns()
+
+        def evaluate(rows: Rows) -> AnyOp:
+            self._inode(rows, ino)
+            return Setattr(ino, mask, mode or 0, uid or 0, gid or 0, 0, atime_ns or 0, mtime_ns or 0, time_ns)
+
+        await self._commit(evaluate)
+
+    def _mode_without_privileges(self, ino: int, caller: Caller) -> int | None:
+        """The mode that a write or truncate by `caller` leaves, None where it stays as it is: setuid goes, and setgid
+        where the group may execute, unless root does it (the kernel leaves this to the file system,
+        FUSE_HANDLE_KILLPRIV)."""
+        if caller.uid == 0:
+            return None
+        with self._session.view() as txn:
+            mode = self._inode(Rows(txn), ino).mode
+        kept = without_privileges(mode)
+        return None if kept == mode else stat.S_IMODE(kept)
+
+    async def readlink(self, ino: int) -> bytes:
+        with self._session.view() as txn:
+            inode = self._inode(Rows(txn), ino)
+        if not stat.S_ISLNK(inode.mode):
+            raise PosixError(errno.EINVAL)
+        return inode.target
+
+    async def access(self, ino: int, mask: int, caller: Caller, groups: Collection[int] = ()) -> bool:
+        """access(2), for mounts where the kernel does not check by itself. `groups`: the caller's other groups."""
+        await self._session.fresh(ATTRIBUTES_WITHIN_S)
+        with self._session.view() as txn:
+            inode = self._inode(Rows(txn), ino)
+        if mask & os.W_OK and self._read_only and (stat.S_ISREG(inode.mode) or stat.S_ISDIR(inode.mode)):
+            return False
+        return permits(inode, mask, caller, groups)
+
+    async def statfs(self) -> Statistics:
+        """With a quota the truth; without one a petabyte is free, whatever the bucket may hold. In blocks of 4 KiB."""
+        with self._session.view() as txn:
+            rows = Rows(txn)
+            usage, volume = rows.usage(), rows.volume()
+        quota_bytes = volume.quota_bytes if volume is not None else 0
+        quota_inodes = volume.quota_inodes if volume is not None else 0
+        used = -(-usage.bytes // BLOCK_BYTES)
+        total = max(quota_bytes // BLOCK_BYTES, used) if quota_bytes else used + UNLIMITED_BYTES // BLOCK_BYTES
+        inodes = max(quota_inodes, usage.inodes) if quota_inodes else usage.inodes + UNLIMITED_INODES
+        return Statistics(BLOCK_BYTES, total, total - used, inodes, inodes - usage.inodes, NAME_MAX_BYTES)
+
+
+def without_privileges(mode: int) -> int:
+    """`mode` after a write by someone who may not keep setuid and setgid."""
+    if not stat.S_ISREG(mode):
+        return mode
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
+def permits(inode: Inode, mask: int, caller: Caller, groups: Collection[int]) -> bool:
+    """POSIX file access permissions: owner, group or others; root may do all but execute what nobody may."""
+    if caller.uid == 0:
+        return not mask & os.X_OK or stat.S_ISDIR(inode.mode) or bool(inode.mode & 0o111)
+    if caller.uid == inode.uid:
+        granted = inode.mode >> 6
+    elif caller.gid == inode.gid or inode.gid in groups:
+        granted = inode.mode >> 3
+    else:
+        granted = inode.mode
+    return mask & ~granted & 7 == 0

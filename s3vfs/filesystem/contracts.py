@@ -1,0 +1,134 @@
+"""What POSIX calls need of the rooms below, and the plain values that go in and out of them. No I/O.
+
+`session.Session` and `data.Contents` are the real ones; tests have small doubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from s3vfs.environment import Environment
+from s3vfs.errors import S3vfsError
+from s3vfs.namespace.changes import Changes
+from s3vfs.namespace.ops import AnyOp
+from s3vfs.namespace.rows import Inode
+from s3vfs.namespace.transaction import ReadTransaction
+from s3vfs.namespace.verdict import Verdict
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class FilesystemSession(Protocol):
+    """The part of a session that POSIX calls live on."""
+
+    @property
+    def sid(self) -> int: ...
+
+    @property
+    def incarnation(self) -> int: ...
+
+    @property
+    def environment(self) -> Environment: ...
+
+    def view(self) -> AbstractContextManager[ReadTransaction]:
+        """Base and overlay, for synchronous use, never across an await."""
+        ...
+
+    async def fresh(self, within_s: float | None = None) -> None:
+        """Returns when what was committed `within_s` ago (None: the mount's freshness) has been applied."""
+        ...
+
+    async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
+        """Enqueues before its first checkpoint; returns after the record with all of `ops` has been applied."""
+        ...
+
+    def take_ino(self) -> int | None:
+        """A new inode number, to be enqueued in its CREATE before the next checkpoint; None: first `reserve_inos`."""
+        ...
+
+    async def reserve_inos(self) -> None: ...
+
+    def listen(self, callback: Callable[[Changes, bool], None], *, reloaded: Callable[[], None] | None = None) -> None:
+        """`callback(changes, own)` is called on the trio thread after each applied record, before anyone who waits for
+        that record goes on; `reloaded()` after base was replaced as a whole."""
+        ...
+
+
+class FileContents(Protocol):
+    """The part of `data.Contents` that POSIX calls live on. Errors are S3vfsError."""
+
+    def new_readahead(self) -> Any:
+        """What one handle knows about its reader."""
+        ...
+
+    async def read(self, ino: int, offset: int, length: int, readahead: Any) -> Buffer: ...
+
+    async def write(self, ino: int, offset: int, data: Buffer) -> int: ...
+
+    async def append(self, ino: int, data: Buffer) -> int: ...
+
+    async def truncate(self, ino: int, size: int) -> None:
+        """On the working file; it is in the journal after `publish`."""
+        ...
+
+    def attributes(self, ino: int, inode: Inode) -> Inode:
+        """`inode` with size and times of the working file, where there is one."""
+        ...
+
+    def set_times(self, ino: int, atime_ns: int | None, mtime_ns: int | None) -> bool:
+        """True: the working file took the times and publishes them with its bytes. False: they are the caller's."""
+        ...
+
+    async def publish(self, ino: int) -> None:
+        """All dirty bytes of it are in the bucket and in the journal (R9). Raises what prevents it (R10)."""
+        ...
+
+    def opened(self, ino: int, writable: bool) -> None: ...
+
+    def closed(self, ino: int, writable: bool) -> None: ...
+
+    def failure(self, ino: int) -> S3vfsError | None: ...
+
+
+class Caller(NamedTuple):
+    """Who asks: effective ids, thread id and umask."""
+
+    uid: int = 0
+    gid: int = 0
+    pid: int = 0
+    umask: int = 0
+
+
+class Found(NamedTuple):
+    """An inode as a caller sees it: with size and times of this mount's working file."""
+
+    ino: int
+    inode: Inode
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttributes:
+    """What setattr changes; None = stays. Sizes in bytes, times in ns."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """statfs: blocks of `block_bytes`; inodes."""
+
+    block_bytes: int
+    blocks: int
+    free_blocks: int
+    inodes: int
+    free_inodes: int
+    name_max_bytes: int

@@ -1,0 +1,115 @@
+"""The pattern of every mutation: evaluate on a view, try the op, commit it, evaluate again where another was faster.
+
+The journal's order is the only arbiter. So a call that looks possible is committed at once, without asking first
+whether the view is young: the op says what its author saw. A refusal, on the other hand, is final only on a view that
+includes everything committed before the call began.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Callable
+
+from s3vfs.errors import PosixError, ReadOnly
+from s3vfs.filesystem.contracts import FileContents, FilesystemSession, Found
+from s3vfs.filesystem.orphans import Orphans
+from s3vfs.namespace.apply import apply_op
+from s3vfs.namespace.ops import AnyOp, NumberedOp
+from s3vfs.namespace.rows import Inode, Rows
+from s3vfs.namespace.scratch import ScratchTransaction
+from s3vfs.namespace.verdict import OK, STALE, Context, Verdict
+
+# Lost evaluations in a row before a call gives up. Each means that another client changed the very same name meanwhile.
+ATTEMPTS = 50
+# How old a view may be for attributes that are read by inode (DESIGN 7: at most 1 s old).
+ATTRIBUTES_WITHIN_S = 1.0
+
+
+class NeedsInodeNumber(Exception):
+    """An evaluation found no inode number to take: reserve some and evaluate again."""
+
+
+class Core:
+    """What all calls share. Every topic of `Filesystem` extends this."""
+
+    def __init__(self, session: FilesystemSession, contents: FileContents, *, read_only: bool = False) -> None:
+        self._session = session
+        self._contents = contents
+        self._read_only = read_only
+        self._orphans = Orphans(session)
+
+    @property
+    def read_only(self) -> bool:
+        return self._read_only
+
+    async def keep_orphans(self) -> None:
+        """To be run beside the calls, until cancelled: HOLD and DROP for files that are open without a name."""
+        if not self._read_only:
+            await self._orphans.run()
+
+    def _now_ns(self) -> int:
+        return self._session.environment.wall_ns()
+
+    def _require_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnly("the mount is read-only")
+
+    async def _commit(self, evaluate: Callable[[Rows], AnyOp | None]) -> Verdict:
+        """Commit the op that `evaluate` builds from a view; None: there is nothing to do.
+
+        `evaluate` may raise PosixError, runs without a checkpoint, and may be run again on a newer view. Raises the
+        errno of a refusal, ReadOnly, SessionFenced, StoreUnreachable.
+        """
+        self._require_writable()
+        young = False
+        for _ in range(ATTEMPTS):
+            try:
+                with self._session.view() as txn:
+                    op = evaluate(Rows(txn))
+                    if op is None:
+                        return OK
+                    self._try(ScratchTransaction(txn), op)
+            except PosixError:
+                if young:
+                    raise
+                await self._session.fresh(0)
+                young = True
+                continue
+            except NeedsInodeNumber:
+                await self._session.reserve_inos()
+                continue
+            verdict = (await self._session.commit([op]))[0]
+            if not verdict.errno:
+                return verdict
+            if verdict.errno != STALE:
+                raise PosixError(verdict.errno)
+            young = True  # the view includes the record that this op lost against
+        raise PosixError(errno.EAGAIN, "others change the same names all the time")
+
+    def _try(self, scratch: ScratchTransaction, op: AnyOp) -> None:
+        """What apply would say to `op` now; sending a record only to be refused would cost the bucket's time."""
+        context = Context(seq=0, index=0, sid=self._session.sid, incarnation=self._session.incarnation)
+        verdict = apply_op(scratch, NumberedOp(0, None, op), context)
+        if verdict.errno:
+            raise PosixError(verdict.errno)
+
+    def _inode(self, rows: Rows, ino: int) -> Inode:
+        """The inode's row. Raises ESTALE for one that is gone, or that no name leads to and nobody here has open:
+        whoever came by a name then looks that name up again."""
+        inode = rows.inode(ino)
+        if inode is None or (inode.nlink == 0 and not self._orphans.is_open(ino)):
+            raise PosixError(errno.ESTALE)
+        return inode
+
+    def _found(self, rows: Rows, ino: int) -> Found:
+        return Found(ino, self._contents.attributes(ino, self._inode(rows, ino)))
+
+    def _look(self, ino: int) -> Found:
+        """As `_found`, on a view of its own."""
+        with self._session.view() as txn:
+            return self._found(Rows(txn), ino)
+
+
+def is_directory(inode: Inode) -> bool:
+    return stat.S_ISDIR(inode.mode)

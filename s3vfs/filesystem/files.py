@@ -1,0 +1,170 @@
+"""Calls on open files: open, create, read, write, flush, fsync, release."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from s3vfs.errors import PosixError
+from s3vfs.filesystem.attributes import Attributes
+from s3vfs.filesystem.contracts import Caller, FileContents, FilesystemSession, Found, NewAttributes
+from s3vfs.filesystem.names import Names
+from s3vfs.namespace.rows import Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+@dataclass(eq=False, slots=True)
+class FileHandle:
+    """One open file description. `privileges_settled`: setuid and setgid have been looked after since it was opened."""
+
+    ino: int
+    writable: bool
+    appends: bool
+    caller: Caller
+    readahead: Any
+    privileges_settled: bool
+
+
+class Files(Names, Attributes):
+    """The calls that take a handle, and those that give one out."""
+
+    def __init__(self, session: FilesystemSession, contents: FileContents, *, read_only: bool = False) -> None:
+        super().__init__(session, contents, read_only=read_only)
+        self._files: dict[int, FileHandle] = {}
+        self._last_handle = 0
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    async def open(self, ino: int, flags: int, caller: Caller, *, check: Callable[[], None] | None = None) -> int:
+        """A handle. `flags` as open(2), O_TRUNC included; the caller's right to open is the kernel's to check.
+
+        `check` is called once the view is fresh and before anything has an effect: it may raise. ESTALE: the inode is
+        gone, or has no name and is not open here.
+        """
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if writable or flags & os.O_TRUNC:
+            self._require_writable()
+        await self._session.fresh()
+        if check is not None:
+            check()
+        with self._session.view() as txn:
+            inode = self._inode(Rows(txn), ino)
+        if not stat.S_ISREG(inode.mode):
+            raise PosixError(errno.EISDIR if stat.S_ISDIR(inode.mode) else errno.ENXIO)
+        handle = self._add(ino, flags, caller)
+        if flags & os.O_TRUNC and (inode.size or self._contents.attributes(ino, inode).size):
+            try:
+                await self._settle_privileges(self._files[handle])
+                await self._contents.truncate(ino, 0)
+            except BaseException:
+                self._remove(handle)
+                raise
+        return handle
+
+    async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[int, Found]:
+        """A new regular file and a handle for it. EEXIST where the name is taken, with or without O_EXCL."""
+        found = await self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, b"", caller)
+        return self._add(found.ino, flags, caller), found
+
+    def _add(self, ino: int, flags: int, caller: Caller) -> int:
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self._contents.opened(ino, writable)
+        self._orphans.opened(ino)
+        self._last_handle += 1
+        self._files[self._last_handle] = FileHandle(
+            ino=ino,
+            writable=writable,
+            appends=bool(flags & os.O_APPEND) and writable,
+            caller=caller,
+            readahead=self._contents.new_readahead(),
+            privileges_settled=caller.uid == 0,
+        )
+        return self._last_handle
+
+    def _remove(self, handle: int) -> None:
+        file = self._files.pop(handle)
+        self._contents.closed(file.ino, file.writable)
+        self._orphans.closed(file.ino)
+
+    def _file(self, handle: int) -> FileHandle:
+        file = self._files.get(handle)
+        if file is None:
+            raise PosixError(errno.EBADF)
+        return file
+
+    def is_open(self, ino: int) -> bool:
+        return self._orphans.is_open(ino)
+
+    def ino_of(self, handle: int) -> int:
+        return self._file(handle).ino
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    async def read(self, handle: int, offset: int, length: int) -> Buffer:
+        """`length` bytes at `offset`, fewer only at the end of the file."""
+        file = self._file(handle)
+        return await self._contents.read(file.ino, offset, length, file.readahead)
+
+    async def write(self, handle: int, offset: int, data: Buffer) -> int:
+        """All of `data`, at `offset`; a handle with O_APPEND writes where the file ends when the record is applied."""
+        file = self._file(handle)
+        if not file.writable:
+            raise PosixError(errno.EBADF)
+        if not file.privileges_settled:
+            await self._settle_privileges(file)
+        if file.appends:
+            await self._contents.append(file.ino, data)
+            return memoryview(data).nbytes
+        return await self._contents.write(file.ino, offset, data)
+
+    async def _settle_privileges(self, file: FileHandle) -> None:
+        if file.privileges_settled:
+            return
+        mode = self._mode_without_privileges(file.ino, file.caller)
+        if mode is not None:
+            await self._commit_attributes(file.ino, mode, None, None)
+        file.privileges_settled = True
+
+    async def flush(self, handle: int) -> None:
+        """close(2): what was written is in the bucket and in the journal, or this says why not (R10)."""
+        file = self._file(handle)
+        if file.writable:
+            await self._publish(file.ino)
+
+    async def fsync(self, handle: int) -> None:
+        """fsync(2), fdatasync(2): as close, through any handle."""
+        await self._publish(self._file(handle).ino)
+
+    async def release(self, handle: int) -> None:
+        """The last reference is gone. A mapping may have written after the last close, so what is left is published."""
+        file = self._file(handle)
+        try:
+            if file.writable:
+                await self._publish(file.ino)
+        finally:
+            self._remove(handle)
+
+    async def _publish(self, ino: int) -> None:
+        if self._read_only:
+            return
+        with self._session.view() as txn:
+            inode = Rows(txn).inode(ino)
+        if inode is not None and inode.nlink:  # nobody will ever read an orphan but its holders here
+            await self._contents.publish(ino)
+        failure = self._contents.failure(ino)
+        if failure is not None:
+            raise failure
+
+    async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:
+        found = await super().setattr(ino, new, caller, by_handle=by_handle)
+        if new.mode is not None and new.mode & (stat.S_ISUID | stat.S_ISGID):
+            for file in self._files.values():
+                if file.ino == ino:
+                    file.privileges_settled = file.caller.uid == 0
+        return found
