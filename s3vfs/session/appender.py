@@ -105,9 +105,11 @@ class Appender:
                 conclude(outcome)
 
         self._base.expected = Expected(header.seq, header.batch, settled)
-        with scope:
-            await self._send(header.seq, header.batch, data)
-        self._base.expected = None
+        try:
+            with scope:
+                await self._send(header.seq, header.batch, data)
+        finally:
+            self._base.expected = None
         return outcome
 
     def _count(self, fate: Fate, size_bytes: int, background: bool) -> None:

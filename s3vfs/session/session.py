@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -17,7 +16,7 @@ import trio
 from s3vfs.environment import Environment
 from s3vfs.errors import ReadOnly, S3vfsError, StoreUnreachable, Unpublished
 from s3vfs.journal.protocol import Journal
-from s3vfs.namespace.ops import AnyOp, Beat, Challenge, End, Evict
+from s3vfs.namespace.ops import AnyOp, Beat, End
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
 from s3vfs.objects.protocol import Store
@@ -26,6 +25,7 @@ from s3vfs.session.appender import Appender
 from s3vfs.session.base import Base, Listener
 from s3vfs.session.counters import SessionCounters
 from s3vfs.session.directory import SessionDirectory
+from s3vfs.session.eviction import EVICT_AFTER_S, Committed, evict
 from s3vfs.session.inodes import InodeNumbers
 from s3vfs.session.lifecycle import Registrar, rebuild
 from s3vfs.session.options import SessionOptions
@@ -33,18 +33,9 @@ from s3vfs.session.pipeline import Group, Pipeline
 from s3vfs.session.presence import Presence
 from s3vfs.session.spill import Spill
 from s3vfs.session.tail import Tail
+from s3vfs.session.unwrapping import single_error
 
 _log = logging.getLogger(__name__)
-
-EVICT_AFTER_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """A commit that was applied: the seq of its (last) record, and one verdict for each op."""
-
-    seq: int
-    verdicts: Sequence[Verdict]
 
 
 class Session:
@@ -178,6 +169,10 @@ class Session:
         """`enqueue`, before the first checkpoint, and `wait`: one verdict for each op, once its record is applied."""
         return list((await self.wait(self.enqueue(ops, background=background))).verdicts)
 
+    async def commit_record(self, ops: Sequence[AnyOp]) -> Committed:
+        """As `commit`, with the seq of the record."""
+        return await self.wait(self.enqueue(ops))
+
     def take_ino(self) -> int | None:
         """The next inode number of this incarnation, for a CREATE that is enqueued before the next checkpoint; None:
         `await reserve_inos()`, evaluate again, take again. See `session.inodes`."""
@@ -205,20 +200,8 @@ class Session:
         return self.sid.to_bytes(8, "big") + self.incarnation.to_bytes(4, "big") + self._objects.to_bytes(4, "big")
 
     async def evict(self, sid: int, *, wait_s: float = EVICT_AFTER_S) -> bool:
-        """End another session that does not answer a CHALLENGE within `wait_s`. False: it is alive, or there is none.
-
-        No clock but this stopwatch is involved: what counts is whether a record of that session followed (DESIGN 6).
-        """
-        challenge = await self.wait(self.enqueue([Challenge(sid)]))
-        if challenge.verdicts[0].errno:
-            return False
-        await trio.sleep(wait_s)
-        await self.tail.look()
-        row = self.base.session_row(sid)
-        if row is None or row.last_seq > challenge.seq:
-            return False
-        verdicts = await self.commit([Evict(sid, challenge.seq)])
-        return verdicts[0].errno == 0
+        """End another session that does not answer within `wait_s`: see `eviction.evict`."""
+        return await evict(sid, wait_s=wait_s, base=self.base, tail=self.tail, commit=self.commit_record)
 
     # -- beginning and end --------------------------------------------------------------------------------------
 
@@ -342,14 +325,9 @@ async def open_session(
     would: the next one in the same directory resumes it. `replica` and `directory` stay the caller's to close.
     """
     session = Session(environment, store, journal, replica, directory, options or SessionOptions())
-    try:
+    with single_error():
         async with trio.open_nursery() as nursery:
             await session.start(nursery)
             yield session
             await session.aclose()
             nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # Callers expect what start or their own block raised, not a group of one around it.
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from group.exceptions[0].__cause__
-        raise

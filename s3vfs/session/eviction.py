@@ -1,0 +1,44 @@
+"""Ending another session that does not answer (DESIGN 6): CHALLENGE, wait, EVICT.
+
+No clock but the waiter's own stopwatch is involved, and `apply` decides: the eviction is void if any record of that
+session followed the challenge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from s3vfs.namespace.ops import AnyOp, Challenge, Evict
+from s3vfs.namespace.verdict import Verdict
+from s3vfs.session.base import Base
+from s3vfs.session.tail import Tail
+
+EVICT_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A commit that was applied: the seq of its (last) record, and one verdict for each op."""
+
+    seq: int
+    verdicts: Sequence[Verdict]
+
+
+async def evict(
+    sid: int, *, wait_s: float, base: Base, tail: Tail, commit: Callable[[Sequence[AnyOp]], Awaitable[Committed]]
+) -> bool:
+    """True: the session was ended. False: it is alive, or there is no such session. Raises what `commit` raises, and
+    StoreUnreachable when the tail cannot be read after the wait."""
+    challenge = await commit([Challenge(sid)])
+    if challenge.verdicts[0].errno:
+        return False
+    await trio.sleep(wait_s)
+    await tail.look()
+    row = base.session_row(sid)
+    if row is None or row.last_seq > challenge.seq:
+        return False
+    eviction = await commit([Evict(sid, challenge.seq)])
+    return eviction.verdicts[0].errno == 0
