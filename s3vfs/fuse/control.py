@@ -46,39 +46,46 @@ class DaemonGone(S3vfsError):
 # -- the daemon's side ----------------------------------------------------------------------------------------------
 
 
-async def listen(path: Path, handlers: Mapping[str, Handler], *, task_status: trio.TaskStatus[None]) -> None:
-    """Answer requests until cancelled. `path` is replaced when a killed daemon left it behind."""
-    _forget(path)
-    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        await listener.bind(os.fspath(path))
-        os.chmod(path, 0o600)
-        listener.listen(16)
+class ControlServer:
+    """Answers on one socket. `handlers`: command name -> what gives its result."""
 
-        async def answer(stream: trio.SocketStream) -> None:
-            await _answer(stream, handlers)
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+        self._busy = 0
+        self._quiet = trio.Event()
+        self._quiet.set()
 
+    async def serve(self, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Answer requests until cancelled. `path` is replaced when a killed daemon left it behind."""
+        _forget(path)
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            await listener.bind(os.fspath(path))
+            os.chmod(path, 0o600)
+            listener.listen(16)
+            task_status.started()
+            try:
+                await trio.serve_listeners(self._connection, [trio.SocketListener(listener)])
+            finally:
+                _forget(path)
+
+    async def quiet(self) -> None:
+        """Return when every request has had its answer."""
+        await self._quiet.wait()
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        if not self._busy:
+            self._quiet = trio.Event()
+        self._busy += 1
         try:
-            await trio.serve_listeners(
-                answer,
-                [trio.SocketListener(listener)],
-                task_status=_Started(task_status),
-            )
+            await _answer(stream, self._handlers)
         finally:
-            _forget(path)
+            self._busy -= 1
+            if not self._busy:
+                self._quiet.set()
 
 
 def _forget(path: Path) -> None:
     path.unlink(missing_ok=True)
-
-
-class _Started:
-    """serve_listeners reports its listeners; our caller only wants to know that it may be called."""
-
-    def __init__(self, status: trio.TaskStatus[None]) -> None:
-        self._status = status
-
-    def started(self, value: object = None) -> None:
-        self._status.started()
 
 
 async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
@@ -90,26 +97,26 @@ async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) ->
 
     try:
         command = json.loads(await _read_line(stream)).get("command", "")
-        handler = handlers.get(command)
-        if handler is None:
-            await send(
-                {"error": f"this mount's daemon does not know {command!r}", "hint": "mount again", "exit_code": 2}
-            )
-            return
-        try:
-            answer: dict[str, Any] = {"result": await handler(progress)}
-        except S3vfsError as error:
-            answer = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise
-        except Exception as error:  # a bug in one answer may not end the mount
-            _log.exception("control command failed", extra={"command": command})
-            answer = {"error": f"the daemon failed: {error!r}", "hint": "see its log", "exit_code": 1}
-        await send(answer)
+        await send(await _result(command, handlers, progress))
     except (trio.BrokenResourceError, trio.ClosedResourceError, ValueError, AttributeError) as error:
         _log.info("control connection ended", extra={"reason": repr(error)})
     finally:
         await trio.aclose_forcefully(stream)
+
+
+async def _result(command: str, handlers: Mapping[str, Handler], progress: Progress) -> dict[str, Any]:
+    handler = handlers.get(command)
+    if handler is None:
+        return {"error": f"the mount's daemon does not know {command!r}", "hint": "mount again", "exit_code": 2}
+    try:
+        return {"result": await handler(progress)}
+    except S3vfsError as error:
+        return {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        raise
+    except Exception as error:  # a bug in one answer may not end the mount
+        _log.exception("control command failed", extra={"command": command})
+        return {"error": f"the daemon failed: {error!r}", "hint": "see its log", "exit_code": 1}
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes:
