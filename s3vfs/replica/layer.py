@@ -1,0 +1,107 @@
+"""Rows in memory that hide those of a base: what the overlay keeps, and the view through it. Decides nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+
+from s3vfs.namespace.transaction import ReadTransaction
+from s3vfs.replica.protocol import Row
+
+# Up to so many keys are taken out of the sorted lists one by one; for more, whole lists are filtered once.
+_SINGLE_REMOVALS = 32
+
+
+class Layer:
+    """Values by key, None = deleted, each with the serial number of who wrote it last.
+
+    Keys are kept sorted within their first byte: new inodes then append to their lists, where one list for all would
+    move most of 50,000 keys at each insertion.
+    """
+
+    __slots__ = ("_keys", "_values")
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, tuple[bytes | None, int]] = {}
+        self._keys: dict[int, list[bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._values
+
+    def get(self, key: bytes) -> tuple[bytes | None, int] | None:
+        """(value, serial), or None where the base's row shows."""
+        return self._values.get(key)
+
+    def set(self, key: bytes, value: bytes | None, serial: int) -> None:
+        if key not in self._values:
+            insort(self._keys.setdefault(key[0], []), key)
+        self._values[key] = (value, serial)
+
+    def remove(self, keys: Iterable[bytes]) -> None:
+        """Let the base's rows show again; keys that are not in the layer are passed over."""
+        removed: dict[int, list[bytes]] = {}
+        for key in keys:
+            if self._values.pop(key, None) is not None:
+                removed.setdefault(key[0], []).append(key)
+        for tag, gone in removed.items():
+            ordered = self._keys[tag]
+            if len(gone) <= _SINGLE_REMOVALS:
+                for key in gone:
+                    del ordered[bisect_left(ordered, key)]
+            else:
+                self._keys[tag] = [key for key in ordered if key in self._values]
+
+    def values(self) -> dict[bytes, bytes | None]:
+        return {key: value for key, (value, _) in self._values.items()}
+
+    def keys_between(self, first: bytes, end: bytes) -> list[bytes]:
+        """Keys of the layer with first <= key < end, in order."""
+        found: list[bytes] = []
+        if first < end:
+            for tag in sorted(tag for tag in self._keys if first[:1] <= bytes([tag]) <= end[:1]):
+                keys = self._keys[tag]
+                found += keys[bisect_left(keys, first) : bisect_left(keys, end)]
+        return found
+
+
+class LayeredView:
+    """A ReadTransaction: the layer's rows above the base's. Neither may change while a range is consumed."""
+
+    __slots__ = ("_base", "_layer")
+
+    def __init__(self, base: ReadTransaction, layer: Layer) -> None:
+        self._base = base
+        self._layer = layer
+
+    def get(self, key: bytes) -> bytes | None:
+        found = self._layer.get(key)
+        return self._base.get(key) if found is None else found[0]
+
+    def range(self, first: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Row]:
+        own = self._layer.keys_between(first, end)
+        base = self._base.range(first, end, reverse=reverse)
+        if not own:
+            return base
+        if not reverse:
+            own.reverse()  # so that the next one is at the end
+        return self._merged(own, base, reverse)
+
+    def _merged(self, own: list[bytes], base: Iterator[Row], reverse: bool) -> Iterator[Row]:
+        for row in base:
+            key = row[0]
+            while own and (own[-1] > key if reverse else own[-1] < key):
+                yield from self._row(own.pop())
+            if own and own[-1] == key:
+                yield from self._row(own.pop())
+            else:
+                yield row
+        while own:
+            yield from self._row(own.pop())
+
+    def _row(self, key: bytes) -> tuple[Row, ...]:
+        """The layer's row, or nothing where it deletes one."""
+        found = self._layer.get(key)
+        return () if found is None or found[0] is None else ((key, found[0]),)

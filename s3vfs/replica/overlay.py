@@ -1,0 +1,250 @@
+"""The overlay (R12): ops that are acknowledged but not yet in base, and their effects, read through above base.
+
+Base changes only through records. An op that a session acknowledges ahead of its record is tried here, on base plus
+all ops before it, and queued with what it read and wrote. When a record has been applied to base the overlay follows:
+own ops leave, and if base is now anything but what the remaining ops were tried on, they are all tried again. The
+promise, at any moment: `view(base)` is what base would be if every queued op were applied to it in order.
+
+Pure: knows rows, ops and apply; not which thread, which bucket, which lease. Two rows are counters that every record
+moves, and would set off a rebuild each time. They are carried along by difference instead: the volume's usage (unless
+a quota makes verdicts depend on it), and the sequence numbers in the own session's row.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec.structs import replace
+
+from s3vfs.namespace import ops
+from s3vfs.namespace.apply import apply_op
+from s3vfs.namespace.rows import USAGE_KEY, Rows, SessionRow, Usage, encode_row, session_key
+from s3vfs.namespace.scratch import KeyRange, ScratchTransaction
+from s3vfs.namespace.transaction import ReadTransaction
+from s3vfs.namespace.verdict import Context, Verdict
+from s3vfs.replica.layer import Layer, LayeredView
+
+# Session and volume ops are never acknowledged ahead of their record: others act on them.
+_ACKNOWLEDGEABLE = (
+    *(ops.Create, ops.Link, ops.Unlink, ops.Rmdir, ops.Rename, ops.Setattr, ops.Setxattr, ops.Removexattr),
+    *(ops.Write, ops.Append, ops.Punch, ops.Clone, ops.DeclareObject, ops.Hold, ops.Drop, ops.Reap),
+)
+
+_decode_session = msgspec.msgpack.Decoder(SessionRow).decode
+
+
+@dataclass(slots=True)
+class Pending:
+    """A queued op. `verdict` is the speculative one; it is OK at first, and another one after a rebuild says so.
+    Everything below it is the overlay's own."""
+
+    numbered: ops.NumberedOp
+    context: Context
+    verdict: Verdict
+    serial: int
+    keys: frozenset[bytes] = frozenset()  # read, or written, one by one
+    ranges: Sequence[KeyRange] = ()
+    writes: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    more_bytes: int = 0  # what it adds to the usage
+    more_inodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """An op whose verdict is not the one it had. `queued`: it still waits for its record, and the new verdict is
+    speculative too."""
+
+    numbered: ops.NumberedOp
+    before: Verdict
+    verdict: Verdict
+    queued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What following a record meant. `keys`: rows that may look different in the view because of a rebuild, besides
+    those that the record itself touched; empty when nothing had to be rebuilt."""
+
+    changed: tuple[Changed, ...] = ()
+    keys: frozenset[bytes] = frozenset()
+
+
+class Overlay:
+    """The queue of one session's acknowledged ops. Used in one thread.
+
+    `base` is always a transaction over the present base. For every record that is applied to base, `record_applied`
+    is called before anything else is asked: until then the overlay stands on a base that is gone.
+    """
+
+    def __init__(self) -> None:
+        self._queue: list[Pending] = []
+        self._layer = Layer()
+        self._serial = 0
+        self._more_bytes = 0
+        self._more_inodes = 0
+        self._session: SessionRow | None = None  # the own session's row in base, when the overlay last looked
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def pending(self) -> Sequence[Pending]:
+        """The queued ops, oldest first."""
+        return tuple(self._queue)
+
+    def view(self, base: ReadTransaction) -> ReadTransaction:
+        """Base with all queued ops applied. Valid until the next call of any other method."""
+        return LayeredView(base, self._layer) if len(self._layer) else base
+
+    def acknowledge(self, base: ReadTransaction, numbered: ops.NumberedOp, context: Context) -> Verdict:
+        """Try the op on top of all queued ones; queue it if it succeeds. Otherwise nothing happened and nothing was
+        acknowledged. Numbers grow. Raises ValueError for an op that may never be acknowledged ahead of its record."""
+        if not isinstance(numbered.op, _ACKNOWLEDGEABLE):
+            raise ValueError(f"{type(numbered.op).__name__} must wait for its record")
+        if self._queue and numbered.number <= self._queue[-1].numbered.number:
+            raise ValueError(f"op {numbered.number} after op {self._queue[-1].numbered.number}")
+        if not self._queue:
+            self._session = Rows(base).session(context.sid)
+        self._serial += 1
+        pending = Pending(numbered, context, Verdict(), self._serial)
+        verdict = self._try(base, pending)
+        if not verdict.errno:
+            pending.verdict = verdict
+            self._queue.append(pending)
+        return verdict
+
+    def record_applied(
+        self, base: ReadTransaction, keys: frozenset[bytes], own: Mapping[int, Verdict] | None = None
+    ) -> Rebuilt:
+        """Follow a record that was applied to base and touched `keys`. `own`: the verdicts by op number where it was
+        this session's. Its ops leave the queue; ops whose verdict is not the one they had are returned."""
+        if not self._queue:
+            return Rebuilt()
+        own = own or {}
+        leaving = [pending for pending in self._queue if pending.numbered.number in own]
+        staying = [pending for pending in self._queue if pending.numbered.number not in own]
+        changed = [
+            Changed(pending.numbered, pending.verdict, own[pending.numbered.number], queued=False)
+            for pending in leaving
+            if pending.verdict != own[pending.numbered.number]
+        ]
+        if leaving and staying and leaving[-1].serial > staying[0].serial:
+            again = self._rebuild(base, staying)  # out of order: no earlier trial says anything about what stays
+        else:
+            surprises = self._surprises(base, keys, leaving)
+            ordered = sorted(surprises)
+            if any(_concerns(pending, surprises, ordered) for pending in staying):
+                again = self._rebuild(base, staying)
+            else:
+                again = Rebuilt()
+                self._drop(leaving, staying)
+                self._carry_counters(base)
+        return Rebuilt((*changed, *again.changed), again.keys)
+
+    def withdraw(self, base: ReadTransaction, numbers: Collection[int]) -> Rebuilt:
+        """Take ops out that will never be committed (spilled); the others are tried again without them."""
+        return self._rebuild(base, [pending for pending in self._queue if pending.numbered.number not in numbers])
+
+    def _try(self, base: ReadTransaction, pending: Pending) -> Verdict:
+        """Apply the op on base and layer; what it did goes into the layer if it succeeds."""
+        view = self.view(base)
+        scratch = ScratchTransaction(view)
+        verdict = apply_op(scratch, pending.numbered, pending.context)
+        keys = scratch.reads.union(scratch.writes)
+        pending.more_bytes = pending.more_inodes = 0
+        if USAGE_KEY in keys:
+            before, after = Rows(view).usage(), Rows(scratch).usage()
+            pending.more_bytes, pending.more_inodes = after.bytes - before.bytes, after.inodes - before.inodes
+            volume = Rows(view).volume()
+            if volume is None or not (volume.quota_bytes or volume.quota_inodes):
+                keys.discard(USAGE_KEY)
+        pending.keys, pending.ranges, pending.writes = frozenset(keys), scratch.ranges, scratch.writes
+        for key, value in scratch.writes.items():
+            self._layer.set(key, value, pending.serial)
+        self._more_bytes += pending.more_bytes
+        self._more_inodes += pending.more_inodes
+        return verdict
+
+    def _surprises(self, base: ReadTransaction, keys: frozenset[bytes], leaving: Sequence[Pending]) -> frozenset[bytes]:
+        """Rows of base that are not what the ops that stay were tried on: those that the record touched, or that the
+        leaving ops were expected to write, but for those that came out as expected."""
+        expected: dict[bytes, bytes | None] = {}
+        for pending in leaving:
+            expected.update(pending.writes)
+        row = session_key(self._queue[0].context.sid)
+        surprises = {key for key in keys if key not in expected}
+        surprises.update(key for key, value in expected.items() if base.get(key) != value)
+        if row in surprises:
+            wanted = expected.get(row)
+            before = self._session if row not in expected else None if wanted is None else _decode_session(wanted)
+            if _without_sequence(Rows(base).session(self._queue[0].context.sid)) == _without_sequence(before):
+                surprises.remove(row)
+        return frozenset(surprises)
+
+    def _drop(self, leaving: Sequence[Pending], staying: list[Pending]) -> None:
+        """The leaving ops, which are the oldest: their rows stand in base now."""
+        if leaving:
+            newest = leaving[-1].serial
+            for pending in leaving:
+                self._more_bytes -= pending.more_bytes
+                self._more_inodes -= pending.more_inodes
+            if staying:
+                written = {key for pending in leaving for key in pending.writes}
+                self._layer.remove([key for key in written if (self._layer.get(key) or (None, 0))[1] <= newest])
+            else:
+                self._layer = Layer()
+            self._queue = staying
+
+    def _carry_counters(self, base: ReadTransaction) -> None:
+        """Put the two counting rows, where the layer has them, on top of base as it is now."""
+        if not self._queue:
+            return
+        sid = self._queue[0].context.sid
+        rows, key = Rows(base), session_key(sid)
+        self._session = rows.session(sid)
+        own = self._layer.get(key)
+        if own is not None and own[0] is not None and self._session is not None:
+            blocks = _decode_session(own[0]).blocks
+            self._layer.set(key, encode_row(replace(self._session, blocks=blocks)), own[1])
+        counted = self._layer.get(USAGE_KEY)
+        if counted is not None:
+            usage = rows.usage()
+            total = Usage(usage.bytes + self._more_bytes, usage.inodes + self._more_inodes)
+            self._layer.set(USAGE_KEY, encode_row(total), counted[1])
+
+    def _rebuild(self, base: ReadTransaction, staying: list[Pending]) -> Rebuilt:
+        """Try all of `staying` again, in order, on base alone."""
+        before = self._layer.values()
+        self._layer, self._queue = Layer(), staying
+        self._more_bytes = self._more_inodes = 0
+        changed = []
+        for pending in staying:
+            verdict = self._try(base, pending)
+            if verdict != pending.verdict:
+                changed.append(Changed(pending.numbered, pending.verdict, verdict, queued=True))
+                pending.verdict = verdict
+        if staying:
+            self._session = Rows(base).session(staying[0].context.sid)
+        after = self._layer.values()
+        keys = {key for key, value in before.items() if key not in after or after[key] != value}
+        keys.update(key for key in after if key not in before)
+        return Rebuilt(tuple(changed), frozenset(keys))
+
+
+def _concerns(pending: Pending, surprises: frozenset[bytes], ordered: Sequence[bytes]) -> bool:
+    """Whether the op read, walked over or wrote one of these rows. `ordered`: the same, sorted."""
+    if not surprises.isdisjoint(pending.keys):
+        return True
+    for seen in pending.ranges:
+        position = bisect_left(ordered, seen.first)
+        if position < len(ordered) and ordered[position] < seen.end:
+            return True
+    return False
+
+
+def _without_sequence(row: SessionRow | None) -> SessionRow | None:
+    """The session's row as far as acknowledged ops look at it."""
+    return None if row is None else replace(row, last_op=0, last_seq=0, challenge=0)
