@@ -12,6 +12,7 @@ import logging
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions
@@ -44,8 +45,9 @@ async def open_s3(
         logging.getLogger(name).setLevel(logging.WARNING)
     credentials = await find_credentials(options.profile, run=run)
     base = f"{prefix}/" if prefix else ""
+    session = AioSession(profile=options.profile or None)
+    ca_certificates = await run(_ca_certificates, session)
     async with contextlib.AsyncExitStack() as stack:
-        session = AioSession(profile=options.profile or None)
         client = await _entered_client(stack, session, credentials, options)
         region = str(client.meta.region_name)
         bulk = open_s3_bulk(
@@ -54,7 +56,7 @@ async def open_s3(
             bucket_url=await _bucket_url(client, bucket),
             region=region,
             credentials=credentials.for_bulk,
-            ca_certificates=await run(_ca_certificates, session),
+            ca_certificates=ca_certificates,
             io_timeout_s=options.io_timeout_s,
         )
         kept = stack.pop_all()
@@ -90,10 +92,21 @@ async def _entered_client(
 
 
 async def _bucket_url(client: Any, bucket: str) -> str:
-    """The URL that a key is appended to, as botocore itself would build it (path or virtual-host style, accelerate,
-    dual stack): taken from a presigned URL, which costs no request."""
-    presigned: str = await client.generate_presigned_url("head_object", Params={"Bucket": bucket, "Key": "k"})
-    parts = urllib.parse.urlsplit(presigned)
+    """The URL that a key is appended to, as botocore itself builds it (path or virtual-host style, accelerate, dual
+    stack, FIPS): taken from a request that stops before it is signed and sent."""
+    urls: list[str] = []
+
+    def instead_of_sending(params: dict[str, Any], **rest: object) -> tuple[Any, dict[str, Any]]:
+        urls.append(params["url"])
+        return SimpleNamespace(status_code=200), {}
+
+    event = "before-call.s3.HeadObject"
+    client.meta.events.register_first(event, instead_of_sending)
+    try:
+        await client.head_object(Bucket=bucket, Key="k")
+    finally:
+        client.meta.events.unregister(event, instead_of_sending)
+    parts = urllib.parse.urlsplit(urls[0])
     return parts._replace(path=parts.path.removesuffix("/k"), query="", fragment="").geturl()
 
 

@@ -44,6 +44,11 @@ class S3Bulk:
         self._writing = writing
         self._base = base
 
+    @property
+    def settings(self) -> S3Config:
+        """What both of obstore's stores were told, without credentials: for status and tests."""
+        return self._writing.config
+
     def get_range(self, key: str, offset: int, length: int) -> Buffer:
         path = self._path(key)
         if length == 0:

@@ -209,6 +209,8 @@ def _date_ns(header: str) -> int:
 
 def _reason(error: BaseException) -> str:
     """The kind of failure, without URLs and texts that might repeat a signature."""
+    if isinstance(error, botocore.exceptions.SSLError):
+        return f"TLS: {error.kwargs.get('error')}"
     inner = error.__context__ if isinstance(error, botocore.exceptions.HTTPClientError) else None
     names = [type(part).__name__ for part in (error, inner) if part is not None]
     return " from ".join(names)

@@ -18,6 +18,7 @@ import botocore.session
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from tests.servers.authority import LoopbackAuthority
 from tests.servers.place import ServerPlace
 
 ACCESS_KEY = "moto-test-key"
@@ -48,8 +49,9 @@ class _KeepAlive(WSGIRequestHandler):
 class MotoServer:
     """`with MotoServer() as server: server.place`. Answers about 150 requests/s; keeps everything in memory."""
 
-    def __init__(self, *, atomic: bool = True) -> None:
+    def __init__(self, *, atomic: bool = True, tls: LoopbackAuthority | None = None) -> None:
         self._atomic = atomic
+        self._tls = tls
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
         self._bucket = f"moto-{uuid.uuid4().hex}"
@@ -59,7 +61,10 @@ class MotoServer:
         application: _Application = DomainDispatcherApplication(create_backend_app)
         if self._atomic:
             application = LockedByPath(application)
-        self._server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_KeepAlive)
+        tls = self._tls.server_context() if self._tls else None
+        self._server = make_server(
+            "127.0.0.1", 0, application, threaded=True, request_handler=_KeepAlive, ssl_context=tls
+        )
         self._server.daemon_threads = True  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, name="moto", daemon=True)
         self._thread.start()
@@ -76,12 +81,18 @@ class MotoServer:
     @property
     def place(self) -> ServerPlace:
         assert self._server is not None
-        return ServerPlace(f"http://127.0.0.1:{self._server.server_port}", ACCESS_KEY, SECRET_KEY, self._bucket)
+        scheme = "https" if self._tls else "http"
+        return ServerPlace(f"{scheme}://127.0.0.1:{self._server.server_port}", ACCESS_KEY, SECRET_KEY, self._bucket)
 
     def make_bucket(self, name: str) -> None:
         session = botocore.session.Session()
         session.set_credentials(ACCESS_KEY, SECRET_KEY)
-        client = session.create_client("s3", region_name="us-east-1", endpoint_url=self.place.endpoint_url)
+        client = session.create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=self.place.endpoint_url,
+            verify=self._tls and str(self._tls.path),
+        )
         try:
             client.create_bucket(Bucket=name)
         finally:
