@@ -1,0 +1,389 @@
+"""The contents of files: bytes in, bytes out, and when they are in the bucket. The data room's front door.
+
+Who says what about sizes: a truncate is observed here, kept with the unpublished writes, and leaves with them as
+SETATTR before WRITE, so their order is kept. The filesystem never commits a size itself; where a truncate must be in
+the journal at once (truncate by path), it calls `publish` after it. Times of a file with unpublished changes go the
+same way (`set_times`).
+
+Knows no names (but for one log line), no permissions and no FUSE.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from s3vfs.data.cache import Cache
+from s3vfs.data.fetch import DamagedSector, Fetcher
+from s3vfs.data.layout import Part, Unit, resolve
+from s3vfs.data.localdisk import local_disk
+from s3vfs.data.openfile import OpenFile
+from s3vfs.data.packer import Packer, Parcel
+from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
+from s3vfs.data.publish import Publisher
+from s3vfs.data.readahead import Readahead
+from s3vfs.data.room import Room
+from s3vfs.data.upkeep import Upkeep
+from s3vfs.data.upload import Uploader
+from s3vfs.data.whereabouts import path_of
+from s3vfs.data.working import WorkingFile
+from s3vfs.errors import Damaged, ObjectMissing, PosixError, S3vfsError
+from s3vfs.namespace.changes import Changes
+from s3vfs.namespace.ops import AnyOp, Append
+from s3vfs.namespace.rows import Inode, Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_log = logging.getLogger(__name__)
+
+
+class Contents:
+    """One mount's file contents. `folder` holds the working files. Methods are for the trio thread; `run` must be
+    running.
+
+    Raises PosixError (ESTALE: no such inode), StoreError after `io_timeout_s`, Damaged for a bad object,
+    SessionFenced; and S3vfsError with the local disk's errno."""
+
+    def __init__(
+        self,
+        session: DataSession,
+        folder: Path,
+        cache: Cache,
+        *,
+        sizes: Sizes,
+        limits: Limits,
+        spill: Spilling,
+    ) -> None:
+        self._session = session
+        self._folder = folder
+        self._sizes = sizes
+        self._limits = limits
+        self._files: dict[int, OpenFile] = {}
+        self.cache = cache
+        self.fetcher = Fetcher(session, cache, sizes, limits)
+        self.uploader = Uploader(session, sizes, limits, cache.store_object)
+        self.packer = Packer(session, self.uploader, sizes.object_bytes)
+        self._publisher = Publisher(session, sizes, limits, self.uploader, self.packer, trio.current_time)
+        self._room = Room(folder, limits, self._files)
+        self._upkeep = Upkeep(session, folder, cache, self._files, self._publisher, self._room, sizes, limits, spill)
+        session.listen(self._changed, reloaded=self._reloaded)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take up what an earlier daemon left, then look after uploads and unpublished bytes until cancelled.
+        Cancelling loses nothing: what is unpublished stays in the working files for the next mount."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._publisher.start(nursery)
+                self.fetcher.start(nursery)
+                await self._upkeep.recover()
+                task_status.started()
+                await self._upkeep.run(nursery)
+        finally:
+            for file in self._files.values():
+                file.working.close()
+
+    # -- handles ------------------------------------------------------------------------------------------------------
+
+    def opened(self, ino: int, writable: bool) -> None:
+        """A handle was opened."""
+        file = self._file(ino)
+        if writable:
+            file.writers += 1
+        else:
+            file.readers += 1
+
+    def closed(self, ino: int, writable: bool) -> None:
+        """A handle was closed. The last one of a clean file lets its local bytes become cache."""
+        file = self._files[ino]
+        if writable:
+            file.writers -= 1
+        else:
+            file.readers -= 1
+        assert file.writers >= 0 <= file.readers
+        self._upkeep.retire(file)
+
+    def _file(self, ino: int) -> OpenFile:
+        file = self._files.get(ino)
+        if file is None:
+            environment = self._session.environment
+            working = WorkingFile.place(self._folder, ino, environment.boot_id, self._sizes.object_bytes)
+            file = self._files[ino] = OpenFile(ino, working)
+        return file
+
+    def readahead(self) -> Readahead:
+        """A new handle's state."""
+        return Readahead(self._limits.readahead_first_bytes, self._limits.readahead_most_bytes)
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    def attributes(self, ino: int, inode: Inode) -> Inode:
+        """The inode as this mount sees it: size and times of the unpublished changes, where there are any."""
+        file = self._files.get(ino)
+        if file is None or not file.working.dirty:
+            return inode
+        working = file.working
+        size = working.size_over(inode.size)
+        mtime_ns, atime_ns, ctime_ns = inode.mtime_ns, inode.atime_ns, inode.ctime_ns
+        for layer in (working.captured, working.pending):
+            if layer is not None:
+                mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
+                atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
+                ctime_ns = max(ctime_ns, layer.ctime_ns)
+        allocated = min(size, inode.allocated + working.unpublished_bytes)
+        return msgspec.structs.replace(
+            inode, size=size, allocated=allocated, mtime_ns=mtime_ns, atime_ns=atime_ns, ctime_ns=ctime_ns
+        )
+
+    def set_times(self, ino: int, atime_ns: int | None, mtime_ns: int | None) -> bool:
+        """utimensat. True: the file has unpublished changes and the times go out with them. False: nothing was done,
+        the caller commits them itself."""
+        file = self._files.get(ino)
+        if file is None or not file.working.pending:
+            return False
+        with local_disk():
+            file.working.set_times(atime_ns, mtime_ns, self._session.environment.wall_ns())
+        return True
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def write(self, ino: int, offset: int, data: Buffer) -> int:
+        """Write into the working file. Waits while there is no room for unpublished bytes. Returns the number of
+        bytes."""
+        view = memoryview(data).cast("B")
+        length = len(view)
+        self._upkeep.check()
+        if not length:
+            return 0
+        await self._room.admit(length, self._upkeep.hurry)
+        self._upkeep.check()
+        file = self._writable(ino)
+        working = file.working
+        now_s = trio.current_time()
+        with local_disk():
+            working.valid.remove(offset, offset + length)
+            if length <= self._limits.inline_bytes and not file.storing.locked():
+                working.store(offset, view)
+                working.written(offset, offset + length, self._session.environment.wall_ns(), now_s)
+            else:
+                async with file.storing:
+                    working.touch(offset, offset + length, now_s)
+                    await self._session.environment.run(working.store, offset, view)
+                    working.written(offset, offset + length, self._session.environment.wall_ns(), now_s)
+        if (offset + length) // self._sizes.object_bytes != offset // self._sizes.object_bytes:
+            self._publisher.upload_settled(working)
+        self._upkeep.wake()
+        return length
+
+    async def truncate(self, ino: int, size: int) -> None:
+        """Set the size, down or up. In the journal with the next publish of the file."""
+        self._upkeep.check()
+        file = self._writable(ino)
+        async with file.storing:
+            with local_disk():
+                file.working.truncate(size, self._session.environment.wall_ns(), trio.current_time())
+        self._upkeep.wake()
+
+    def _writable(self, ino: int) -> OpenFile:
+        """The file, with the version noted that its first unpublished change is made on. Raises PosixError ESTALE."""
+        file = self._file(ino)
+        if not file.working.dirty:
+            with self._session.view() as txn:
+                inode = Rows(txn).inode(ino)
+            if inode is None:
+                self._upkeep.retire(file)
+                raise PosixError(errno.ESTALE)
+            file.working.base_version = inode.version
+        return file
+
+    async def append(self, ino: int, data: Buffer) -> int:
+        """Add bytes at the end of the file, wherever that is when the record is applied: never over another node's
+        appends. Returns the offset, after the record. At most one object's size."""
+        view = memoryview(data).cast("B")
+        self._upkeep.check()
+        await self.publish(ino)  # what this mount wrote before comes before
+        file = self._file(ino)
+
+        def fill(body: memoryview) -> None:
+            body[:] = view
+
+        def ops_at(pack: bytes, offset: int) -> list[AnyOp]:
+            now_ns = self._session.environment.wall_ns()
+            return [Append(ino, len(view), pack, offset, now_ns, now_ns)]
+
+        file.committing += 1
+        try:
+            (verdict,) = await self.packer.send(Parcel(len(view), fill, ops_at))
+        finally:
+            file.committing -= 1
+            self._upkeep.retire(file)
+        if verdict.errno:
+            raise PosixError(verdict.errno)
+        return verdict.value
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    async def publish(self, ino: int) -> None:
+        """fsync, flush, close: returns when everything written so far is in the journal. Raises what kept it from being
+        there; the bytes are kept and tried again in the background, and the failure is raised by every call until
+        they are there or it is acknowledged (R10)."""
+        file = self._files.get(ino)
+        if file is not None:
+            await self._upkeep.publish(file)
+
+    async def publish_all(self) -> None:
+        """sync and umount: every file. Raises the first failure after having tried all of them."""
+        await self._upkeep.publish_all()
+
+    def failure(self, ino: int) -> S3vfsError | None:
+        """Why the last publish of the inode failed, while its bytes are not in the journal (R10)."""
+        file = self._files.get(ino)
+        return None if file is None else file.failure
+
+    def acknowledge(self, ino: int) -> None:
+        """The user has seen the failure: stop reporting it. Unpublished bytes that can still go on do."""
+        file = self._files.get(ino)
+        if file is not None:
+            file.failure = None
+            self._upkeep.retire(file)
+
+    def status(self) -> dict[str, Any]:
+        """Figures and failures, in plain values."""
+        return {
+            "unpublished_bytes": self._room.unpublished_bytes,
+            "unpublished_files": sum(file.working.dirty for file in self._files.values()),
+            "uploads_in_flight": self.uploader.buffers.outstanding,
+            "objects_put": self.uploader.puts,
+            "bytes_put": self.uploader.put_bytes,
+            "packs": self.packer.packs,
+            "fetch": msgspec.to_builtins(self.fetcher.counters),
+            "cache": msgspec.to_builtins(self.cache.counters) | {"used_bytes": self.cache.used_bytes},
+            "waiting_writers": self._room.waiting,
+            "failures": [
+                {
+                    "ino": file.ino,
+                    "path": os.fsdecode(self._path(file.ino)),
+                    "error": str(file.failure),
+                    "lost": file.lost,
+                }
+                for file in self._files.values()
+                if file.failure is not None
+            ],
+        }
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def read(self, ino: int, offset: int, length: int, readahead: Readahead | None = None) -> Buffer:
+        """Up to `length` bytes; fewer only at the end of the file. Holes are zeros."""
+        file = self._files.get(ino)
+        try:
+            try:
+                return await self._read(file, ino, offset, length, readahead)
+            except ObjectMissing:
+                # The extents may be outdated: look at the tail once (DESIGN 8).
+                await self._session.fresh(0)
+                return await self._read(file, ino, offset, length, readahead)
+        except ObjectMissing as error:
+            _log.error("%s: %s: an object is missing: %s", self._session.store.url, os.fsdecode(self._path(ino)), error)
+            raise Damaged(f"{os.fsdecode(self._path(ino))}: {error}") from error
+        except DamagedSector as error:
+            path = os.fsdecode(self._path(ino))
+            _log.error(
+                "%s: %s: object %s, sector %d does not match its checksum",
+                self._session.store.url, path, error.key, error.unit.sector,
+            )  # fmt: skip
+            raise
+
+    async def _read(
+        self, file: OpenFile | None, ino: int, offset: int, length: int, readahead: Readahead | None
+    ) -> Buffer:
+        with self._session.pin(), local_disk():
+            parts = self._plan(file, ino, offset, length)
+            if not parts:
+                await trio.lowlevel.checkpoint()
+                return b""
+            end = parts[-1][0].end
+            if readahead is not None:
+                self._read_ahead(file, ino, readahead, offset, end)
+            out = bytearray(end - offset)
+            target = memoryview(out)
+            missing: list[Part] = []
+            for part, local in parts:
+                place = target[part.start - offset : part.end - offset]
+                if local and file is not None:
+                    if len(place) <= self._limits.inline_bytes:
+                        file.working.load_into(part.start, place)
+                    else:
+                        await self._session.environment.run(file.working.load_into, part.start, place)
+                elif part.unit is not None and not self.cache.read_verified(part.unit, part.skip, place):
+                    missing.append(part)
+            if not missing:
+                await trio.lowlevel.checkpoint()
+                return out
+            units = list(dict.fromkeys(part.unit for part in missing if part.unit is not None))
+            sectors = dict(zip(units, await self.fetcher.sectors(units), strict=True))
+            for part in missing:
+                if part.unit is not None:
+                    whole = memoryview(sectors[part.unit])
+                    place = target[part.start - offset : part.end - offset]
+                    place[:] = whole[part.skip : part.skip + len(place)]
+            return out
+
+    def _plan(self, file: OpenFile | None, ino: int, offset: int, length: int) -> list[tuple[Part, bool]]:
+        """[offset, offset + length) within the file as parts; true for those in the working file."""
+        with self._session.view() as txn:
+            rows = Rows(txn)
+            inode = rows.inode(ino)
+            if inode is None:
+                raise PosixError(errno.ESTALE)
+            working = None if file is None else file.working
+            size = inode.size if working is None else working.size_over(inode.size)
+            end = min(offset + length, size)
+            if end <= offset:
+                return []
+            sector_bytes = self._sizes.sector_bytes
+            if working is None:
+                return [(part, False) for part in resolve(rows, ino, inode.version, offset, end, sector_bytes)]
+            parts: list[tuple[Part, bool]] = []
+            for low, high, where in working.split(offset, end):
+                if where == "below":
+                    parts += [(part, False) for part in resolve(rows, ino, inode.version, low, high, sector_bytes)]
+                else:
+                    parts.append((Part(low, high, None, 0), where == "local"))
+            return parts
+
+    def _read_ahead(self, file: OpenFile | None, ino: int, readahead: Readahead, offset: int, end: int) -> None:
+        first, last = readahead.advance(offset, end)
+        if first < last:
+            self.fetcher.begin([unit for unit in self._units(file, ino, first, last) if not self.cache.knows(unit)])
+
+    def _units(self, file: OpenFile | None, ino: int, first: int, last: int) -> Iterator[Unit]:
+        seen: set[Unit] = set()
+        for part, _ in self._plan(file, ino, first, last - first):
+            if part.unit is not None and part.unit not in seen:
+                seen.add(part.unit)
+                yield part.unit
+
+    # -- what others do -----------------------------------------------------------------------------------------------
+
+    def _changed(self, changes: Changes, own: bool) -> None:
+        for ino in changes.contents:
+            file = self._files.get(ino)
+            if file is not None and not (own and (file.committing or file.working.captured is not None)):
+                file.working.changed_elsewhere()
+
+    def _reloaded(self) -> None:
+        for file in self._files.values():
+            file.working.changed_elsewhere()
+
+    def _path(self, ino: int) -> bytes:
+        with self._session.view() as txn:
+            return path_of(Rows(txn), ino)

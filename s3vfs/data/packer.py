@@ -1,0 +1,135 @@
+"""Packs: pieces of many files in one object and one commit (DESIGN 8, "small files are packed").
+
+Parcels that arrive while a pack is on its way share the next one, in the order in which they came. Knows nothing of
+files: a parcel says how to fill its bytes and which ops to commit once its place is known."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from s3vfs.data.protocol import DataSession
+from s3vfs.data.upload import Uploaded, Uploader
+from s3vfs.errors import Unpublished
+from s3vfs.namespace.ops import AnyOp
+from s3vfs.namespace.verdict import Verdict
+
+# Packs under way at the same time, when whole packs are waiting. One alone waits for company.
+_PARALLEL = 4
+# Ops of one commit; a record takes 10,000 (docs/format.md, 8), others want room in it.
+_PACK_OPS = 4_000
+
+
+@dataclass(slots=True)
+class Parcel:
+    """`fill` copies its `length` bytes into the pack, in a worker thread. `ops(object, offset)` are its ops, given
+    where it lies, none of them a declaration; `weight` is about how many. `about_to_commit(object)` is called just
+    before."""
+
+    length: int
+    fill: Callable[[memoryview], None]
+    ops: Callable[[bytes, int], Sequence[AnyOp]]
+    weight: int = 1
+    about_to_commit: Callable[[bytes], None] | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+    verdicts: list[Verdict] = field(default_factory=list)
+    error: Exception | None = None
+
+
+class Packer:
+    """Gathers parcels into packs, uploads and commits them. Works inside the nursery given to `start`."""
+
+    def __init__(self, session: DataSession, uploader: Uploader, object_bytes: int) -> None:
+        self._session = session
+        self._uploader = uploader
+        self._object_bytes = object_bytes
+        self._waiting: deque[Parcel] = deque()
+        self._waiting_bytes = 0
+        self._uploading = 0
+        self._nursery: trio.Nursery | None = None
+        self.packs = 0
+
+    def start(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    async def send(self, parcel: Parcel) -> list[Verdict]:
+        """Returns the verdicts of the parcel's ops, after their record. Raises what the upload or the commit raised."""
+        assert 0 < parcel.length <= self._object_bytes
+        self._waiting.append(parcel)
+        self._waiting_bytes += parcel.length
+        await trio.lowlevel.checkpoint()  # others that are ready now come along
+        self._dispatch()
+        await parcel.done.wait()
+        if parcel.error is not None:
+            raise parcel.error
+        return parcel.verdicts
+
+    def _dispatch(self) -> None:
+        assert self._nursery is not None, "the packer has not been started"
+        while self._waiting and (
+            self._uploading == 0 or (self._waiting_bytes >= self._object_bytes and self._uploading < _PARALLEL)
+        ):
+            parcels: list[Parcel] = []
+            total = weight = 0
+            while self._waiting and total + self._waiting[0].length <= self._object_bytes:
+                if parcels and weight + self._waiting[0].weight > _PACK_OPS:
+                    break
+                parcel = self._waiting.popleft()
+                total += parcel.length
+                weight += parcel.weight
+                parcels.append(parcel)
+            self._waiting_bytes -= total
+            self._uploading += 1
+            self._nursery.start_soon(self._deliver, parcels, total)
+
+    async def _deliver(self, parcels: list[Parcel], total: int) -> None:
+        try:
+            uploading = True
+            try:
+                pack = await self._uploader.upload(total, lambda body: _fill(parcels, body), keep=True)
+                self.packs += 1
+                self._uploading -= 1
+                uploading = False
+                self._dispatch()
+                await self._commit(parcels, pack)
+            finally:
+                if uploading:
+                    self._uploading -= 1
+        except Exception as error:  # each sender gets it
+            for parcel in parcels:
+                parcel.error = error
+            self._dispatch()
+        except BaseException:
+            for parcel in parcels:
+                parcel.error = Unpublished("the mount ended before the bytes were committed")
+            raise
+        finally:
+            for parcel in parcels:
+                parcel.done.set()
+
+    async def _commit(self, parcels: list[Parcel], pack: Uploaded) -> None:
+        ops: list[AnyOp] = [pack.declare()]
+        shares: list[int] = []
+        offset = 0
+        for parcel in parcels:
+            if parcel.about_to_commit is not None:
+                parcel.about_to_commit(pack.object)
+            own = parcel.ops(pack.object, offset)
+            shares.append(len(own))
+            ops += own
+            offset += parcel.length
+        verdicts = await self._session.commit(ops)
+        at = 1
+        for parcel, share in zip(parcels, shares, strict=True):
+            parcel.verdicts = verdicts[at : at + share]
+            at += share
+
+
+def _fill(parcels: list[Parcel], body: memoryview) -> None:
+    offset = 0
+    for parcel in parcels:
+        parcel.fill(body[offset : offset + parcel.length])
+        offset += parcel.length

@@ -1,0 +1,79 @@
+"""What was done to one inode's contents and is not in the journal yet, as a value. Pure; knows no files.
+
+Both the live working file and the replay of its log are made of this, so that a restart sees what the daemon saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from s3vfs.data.ranges import RangeSet
+
+ENDLESS = 2**63 - 1
+
+
+@dataclass(slots=True)
+class Pending:
+    """Unpublished changes since the last capture.
+
+    `dirty`: bytes written. `low`: the lowest size that a truncate has set, None when there was none: nothing of the
+    published contents shows at or beyond it. `end`: the end of the file as far as these changes decide it. The size is
+    max(low, or else the published size, end), so foreign growth shows through and shrinking needs an observed truncate.
+    `mtime_ns`, `atime_ns`: set by a write, a truncate or explicitly; `ctime_ns`: when the last change was made.
+    """
+
+    dirty: RangeSet = field(default_factory=RangeSet)
+    low: int | None = None
+    end: int = 0
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
+    ctime_ns: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.dirty) or self.low is not None or self.mtime_ns is not None or self.atime_ns is not None
+
+    def write(self, start: int, end: int, time_ns: int) -> None:
+        """Bytes [start, end) were written."""
+        self.dirty.add(start, end)
+        self.end = max(self.end, end)
+        self._changed(time_ns)
+
+    def truncate(self, size: int, time_ns: int) -> None:
+        """The size was set, down or up."""
+        self.dirty.remove(size, ENDLESS)
+        self.low = size if self.low is None else min(self.low, size)
+        self.end = size
+        self._changed(time_ns)
+
+    def set_times(self, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
+        """utimensat: None leaves a time as it is."""
+        if atime_ns is not None:
+            self.atime_ns = atime_ns
+        if mtime_ns is not None:
+            self.mtime_ns = mtime_ns
+        self.ctime_ns = time_ns
+
+    def _changed(self, time_ns: int) -> None:
+        self.mtime_ns = time_ns
+        self.ctime_ns = time_ns
+
+    def size_over(self, published: int) -> int:
+        """The file's size, given the size underneath."""
+        return max(published if self.low is None else self.low, self.end)
+
+    def followed_by(self, later: Pending) -> Pending:
+        """This and then `later`, as one."""
+        both = Pending(self.dirty.copy(), self.low, self.end, self.mtime_ns, self.atime_ns, self.ctime_ns)
+        if later.low is not None:
+            both.dirty.remove(later.low, ENDLESS)
+            both.low = later.low if self.low is None else min(self.low, later.low)
+            both.end = later.end
+        else:
+            both.end = max(self.end, later.end)
+        both.dirty.update(later.dirty)
+        if later.mtime_ns is not None:
+            both.mtime_ns = later.mtime_ns
+        if later.atime_ns is not None:
+            both.atime_ns = later.atime_ns
+        both.ctime_ns = max(self.ctime_ns, later.ctime_ns)
+        return both

@@ -1,0 +1,115 @@
+"""What the data room needs of a session, and the values that its own modules share. No I/O.
+
+`session.Session` is the real one; tests have a small double over a dictionary. Nothing here knows how a commit reaches
+the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import xxhash
+
+from s3vfs.environment import Environment
+from s3vfs.namespace.changes import Changes
+from s3vfs.namespace.ops import AnyOp
+from s3vfs.namespace.transaction import ReadTransaction
+from s3vfs.namespace.verdict import Verdict
+from s3vfs.objects.protocol import Store
+
+MIB = 1024 * 1024
+
+
+class DataSession(Protocol):
+    """The part of a session that file contents live on."""
+
+    @property
+    def environment(self) -> Environment: ...
+
+    @property
+    def store(self) -> Store: ...
+
+    def view(self) -> AbstractContextManager[ReadTransaction]:
+        """Base and overlay. Synchronous use, never across an await."""
+        ...
+
+    async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
+        """One group, in order; returns after its record is applied. Raises SessionFenced, ReadOnly, StoreError."""
+        ...
+
+    async def fresh(self, within_s: float | None = None) -> None:
+        """Returns when a look at the tail that was sent after now - `within_s` has been applied."""
+        ...
+
+    def new_object(self) -> bytes:
+        """A 16-byte object id, never repeated."""
+        ...
+
+    def pin(self) -> AbstractContextManager[int]:
+        """While inside, objects that the present view refers to are not deleted (R11)."""
+        ...
+
+    def listen(self, callback: Callable[[Changes, bool], None], *, reloaded: Callable[[], None] | None = None) -> None:
+        """`callback(changes, own)` is called on the trio thread after each applied record; `reloaded()` when anything
+        may have changed."""
+        ...
+
+
+class Spilling(Protocol):
+    """Where bytes that cannot go on are kept for their user (R13): `session.spill.Spill`. Blocks."""
+
+    def keep(
+        self, *, path: bytes, ino: int, reason: str, ranges: Sequence[tuple[int, int]], source: Path, wall_ns: int
+    ) -> object:
+        """Keep `ranges` (offset, length) of the file `source`. Raises OSError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What volume.json fixes for ever, in bytes."""
+
+    object_bytes: int = 8 * MIB
+    sector_bytes: int = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the data room. Every one has a unit and a reason; a mount may choose others."""
+
+    # Parallel PUTs of data objects. Each has a private copy of up to one object in memory: 6 x 8 MiB.
+    uploads: int = 6
+    # Unpublished bytes in working files; above it writers wait. On disk, so it may be large.
+    unpublished_bytes: int = 8 * 1024 * MIB
+    # Disk space that working files leave to others: below it writers wait as well.
+    reserve_bytes: int = 512 * MIB
+    # Clean bytes that open working files may keep besides; above it they are dropped and read from the bucket.
+    kept_bytes: int = 8 * 1024 * MIB
+    # A region that nobody has written to for this long has settled.
+    settle_s: float = 1.0
+    # Dirty data older than this are committed without being asked (DESIGN 6).
+    dirty_age_s: float = 5.0
+    # How long a publish or a read tries before it answers EIO; the background goes on trying.
+    io_timeout_s: float = 120.0
+    # Bytes that one request to the bucket fetches at most: large enough for the connection, small enough to be
+    # parallel.
+    fetch_bytes: int = 2 * MIB
+    # Parallel ranged GETs, and the bytes that may be on their way into memory together.
+    fetches: int = 8
+    fetching_bytes: int = 48 * MIB
+    # Readahead window of one handle, first and largest.
+    readahead_first_bytes: int = MIB
+    readahead_most_bytes: int = 32 * MIB
+    # Local reads and writes up to this size are done in place: a memory copy is shorter than a change of threads.
+    inline_bytes: int = 256 * 1024
+
+
+def data_key(object_id: bytes) -> str:
+    """The bucket key of a data object (docs/format.md, section 1)."""
+    spread = xxhash.xxh3_64_intdigest(object_id) & 0xFF
+    text = object_id.hex()
+    return f"data/{spread:02x}/{text[:16]}-{text[16:24]}-{text[24:]}"

@@ -1,0 +1,193 @@
+"""The log beside a working file: which bytes were written since the last publish. Synchronous local I/O only.
+
+A change is in the log before it is acknowledged, and after its bytes are in the working file; both live in the page
+cache, so they survive a killed daemon, not a power cut: the boot id in the header tells. Entries are 32 bytes at
+multiples of 32, so that one never spans two pages and a kill cannot tear it.
+
+    0   64  header: magic, inode, base version, xxh3_128 of the boot id, xxh3 of what is before, zeros
+    64  32  entry: xxh32 of the rest, kind, three numbers (see `_Kind`)
+    ...
+
+A sequential writer extends the last entry in place, so its log stays one entry long.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from s3vfs.data.pending import Pending
+
+_MAGIC = b"S3VFSWL1"
+_HEAD = struct.Struct(">8sQQ16s")
+_CHECK = struct.Struct(">Q")
+_ENTRY = struct.Struct(">IQQQ")
+_ENTRY_CHECK = struct.Struct(">I")
+HEADER_BYTES = 64
+ENTRY_BYTES = 32
+_UNSET = 2**64 - 1
+
+
+class _Kind(enum.IntEnum):
+    WRITE = 1  # offset, length, mtime
+    TRUNCATE = 2  # size, 0, mtime
+    TIMES = 3  # atime, mtime, ctime; _UNSET leaves one as it was
+    CAPTURE = 4  # everything before this entry is what a publish is about to commit
+    PUBLISHING = 5  # object id, 0: if that object has a row, everything before the last CAPTURE is in the journal
+
+
+def _encode(kind: _Kind, first: int, second: int, third: int) -> bytes:
+    body = _ENTRY.pack(kind, first, second, third)
+    return _ENTRY_CHECK.pack(xxhash.xxh32_intdigest(body)) + body
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What a log says. `settled_by`: object ids, each with the changes that came after its capture: when such an object
+    has a row, only those are left to publish."""
+
+    ino: int
+    base_version: int
+    same_boot: bool
+    pending: Pending
+    settled_by: list[tuple[bytes, Pending]]
+
+    def remaining(self, has_row: Callable[[bytes], bool]) -> Pending:
+        """What is not in the journal, given which objects have a row."""
+        for object_id, later in reversed(self.settled_by):
+            if has_row(object_id):
+                return later
+        return self.pending
+
+
+class RangeLog:
+    """The open log of one working file, for appending."""
+
+    def __init__(self, path: Path, ino: int, boot_id: str) -> None:
+        self.path = path
+        self._ino = ino
+        self._boot = xxhash.xxh3_128_digest(boot_id.encode())
+        self._fd = -1
+        self._at = 0
+        self._last: tuple[int, int] | None = None  # range of the last entry, when it is a WRITE
+
+    def _append(self, entry: bytes) -> None:
+        os.pwrite(self._fd, entry, self._at)
+        self._at += ENTRY_BYTES
+
+    @property
+    def entries(self) -> int:
+        return (self._at - HEADER_BYTES) // ENTRY_BYTES if self._at else 0
+
+    def _header(self, base_version: int) -> bytes:
+        head = _HEAD.pack(_MAGIC, self._ino, base_version, self._boot)
+        return (head + _CHECK.pack(xxhash.xxh3_64_intdigest(head))).ljust(HEADER_BYTES, b"\0")
+
+    def start(self, base_version: int, pending: Pending) -> None:
+        """Begin a new log that holds `pending`, in the place of the one that is there. Atomic: old or new."""
+        entries: list[bytes] = []
+        self._last = None
+        if pending.low is not None:
+            entries.append(_encode(_Kind.TRUNCATE, pending.low, 0, pending.ctime_ns))
+            if pending.end > pending.low:
+                entries.append(_encode(_Kind.TRUNCATE, pending.end, 0, pending.ctime_ns))
+        for start, end in pending.dirty:
+            entries.append(_encode(_Kind.WRITE, start, end - start, pending.ctime_ns))
+        if pending:
+            entries.append(_times(pending))
+        beside = self.path.with_suffix(".new")
+        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            body = self._header(base_version) + b"".join(entries)
+            os.pwrite(fd, body, 0)
+            os.rename(beside, self.path)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.close()
+        self._fd, self._at = fd, len(body)
+
+    def write(self, start: int, end: int, time_ns: int) -> None:
+        """Log a write; in place when it goes on where the last one ended."""
+        if self._last is not None and self._last[1] == start:
+            first = self._last[0]
+            os.pwrite(self._fd, _encode(_Kind.WRITE, first, end - first, time_ns), self._at - ENTRY_BYTES)
+            self._last = (first, end)
+            return
+        self._append(_encode(_Kind.WRITE, start, end - start, time_ns))
+        self._last = (start, end)
+
+    def truncate(self, size: int, time_ns: int) -> None:
+        self._append(_encode(_Kind.TRUNCATE, size, 0, time_ns))
+        self._last = None
+
+    def times(self, pending: Pending) -> None:
+        """Log the times that `pending` now has."""
+        self._append(_times(pending))
+        self._last = None
+
+    def capture(self) -> None:
+        """Everything so far is about to be published."""
+        self._append(_encode(_Kind.CAPTURE, 0, 0, 0))
+        self._last = None
+
+    def publishing(self, object_id: bytes) -> None:
+        """What was captured is about to be committed, all of it with one group that declares this object."""
+        first, second = struct.unpack(">QQ", object_id)
+        self._append(_encode(_Kind.PUBLISHING, first, second, 0))
+        self._last = None
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _times(pending: Pending) -> bytes:
+    atime = _UNSET if pending.atime_ns is None else pending.atime_ns
+    mtime = _UNSET if pending.mtime_ns is None else pending.mtime_ns
+    return _encode(_Kind.TIMES, atime, mtime, pending.ctime_ns)
+
+
+def replay(path: Path, boot_id: str) -> Replayed | None:
+    """Read a log after a restart; None for a file that is no log. Stops at the first entry that does not hold: it was
+    never acknowledged."""
+    raw = path.read_bytes()
+    if len(raw) < HEADER_BYTES or raw[:8] != _MAGIC:
+        return None
+    _, ino, base_version, boot = _HEAD.unpack_from(raw)
+    if _CHECK.unpack_from(raw, _HEAD.size)[0] != xxhash.xxh3_64_intdigest(raw[: _HEAD.size]):
+        return None
+    found = Replayed(ino, base_version, boot == xxhash.xxh3_128_digest(boot_id.encode()), Pending(), [])
+    later: Pending | None = None
+    for at in range(HEADER_BYTES, len(raw) - ENTRY_BYTES + 1, ENTRY_BYTES):
+        body = raw[at + _ENTRY_CHECK.size : at + ENTRY_BYTES]
+        if _ENTRY_CHECK.unpack_from(raw, at)[0] != xxhash.xxh32_intdigest(body):
+            break
+        kind, first, second, third = _ENTRY.unpack(body)
+        if kind == _Kind.CAPTURE:
+            later = Pending()
+        elif kind == _Kind.PUBLISHING and later is not None:
+            found.settled_by.append((struct.pack(">QQ", first, second), later))
+        else:
+            _enact(found.pending, kind, first, second, third)
+            if later is not None:
+                _enact(later, kind, first, second, third)
+    return found
+
+
+def _enact(layer: Pending, kind: int, first: int, second: int, third: int) -> None:
+    if kind == _Kind.WRITE:
+        layer.write(first, first + second, third)
+    elif kind == _Kind.TRUNCATE:
+        layer.truncate(first, third)
+    elif kind == _Kind.TIMES:
+        atime = None if first == _UNSET else first
+        mtime = None if second == _UNSET else second
+        layer.set_times(atime, mtime, third)

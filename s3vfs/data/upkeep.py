@@ -1,0 +1,307 @@
+"""What happens to unpublished bytes: published when asked and when old, tried again, spilled when they cannot go on,
+taken up after a restart, and let go when clean. The rules R10 and R14 (without passthrough) are kept here.
+
+Knows when; `publish` knows how. Works on the `OpenFile`s that `Contents` keeps.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from s3vfs.data.cache import Cache
+from s3vfs.data.gather import gather
+from s3vfs.data.layout import file_entry
+from s3vfs.data.localdisk import local_disk
+from s3vfs.data.openfile import OpenFile
+from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
+from s3vfs.data.publish import Publisher
+from s3vfs.data.rangelog import Replayed, replay
+from s3vfs.data.room import Room
+from s3vfs.data.whereabouts import path_of
+from s3vfs.data.working import WorkingFile
+from s3vfs.errors import PosixError, S3vfsError, SessionFenced
+from s3vfs.namespace.rows import Inode, Rows
+
+_log = logging.getLogger(__name__)
+
+# How often unpublished files are looked at, while there are any.
+_TICK_S = 0.25
+# Pauses between attempts in the background, after a failure.
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+# Attempts within one publish when base has moved under it.
+_STALE_ATTEMPTS = 3
+
+
+class Upkeep:
+    """One for each `Contents`."""
+
+    def __init__(
+        self,
+        session: DataSession,
+        folder: Path,
+        cache: Cache,
+        files: dict[int, OpenFile],
+        publisher: Publisher,
+        room: Room,
+        sizes: Sizes,
+        limits: Limits,
+        spill: Spilling,
+    ) -> None:
+        self._session = session
+        self._folder = folder
+        self._cache = cache
+        self._files = files
+        self._publisher = publisher
+        self._room = room
+        self._sizes = sizes
+        self._limits = limits
+        self._spill = spill
+        self._fenced: SessionFenced | None = None
+        self._work = trio.Event()
+        self._hurry = False
+
+    # -- asked for ----------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises SessionFenced when nothing of this mount can be committed any more: handles give EIO."""
+        if self._fenced is not None:
+            raise SessionFenced(self._fenced.message, hint=self._fenced.hint)
+
+    def wake(self) -> None:
+        """There are unpublished changes."""
+        self._work.set()
+
+    def hurry(self) -> None:
+        """Writers wait: publish now, whatever the age."""
+        self._hurry = True
+        self._work.set()
+
+    async def publish(self, file: OpenFile, *, orphans: bool = False) -> None:
+        """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again."""
+        if file.failure is not None and file.lost:
+            raise _again(file.failure)
+        if file.working.dirty:
+            seen = file.attempt
+            contended = file.publishing.locked()
+            async with file.publishing:
+                if contended and file.failure is not None and file.failed_attempt >= seen:
+                    raise _again(file.failure)
+                await self._attempt(file, orphans=orphans)
+        self.retire(file)
+        if file.failure is not None:
+            raise _again(file.failure)
+
+    async def publish_all(self) -> None:
+        """Every file with unpublished changes."""
+        await gather([partial(self.publish, file) for file in self._dirty()])
+        for file in list(self._files.values()):
+            if file.failure is not None:
+                raise _again(file.failure)
+
+    def _dirty(self) -> list[OpenFile]:
+        return [file for file in self._files.values() if file.working.dirty and not file.lost]
+
+    async def _attempt(self, file: OpenFile, *, orphans: bool) -> None:
+        inode = self._inode(file.ino)
+        if inode is None or (inode.nlink == 0 and not orphans):
+            if inode is None:
+                self._drop(file)
+            return
+        file.attempt += 1
+        attempt = file.attempt
+        try:
+            for last in (False,) * (_STALE_ATTEMPTS - 1) + (True,):
+                try:
+                    with local_disk():
+                        await self._publisher.publish(file.working)
+                    break
+                except PosixError as error:
+                    if error.errno not in (errno.ESTALE, errno.ENOENT) or last:
+                        raise
+                    await self._session.fresh(0)
+                    if self._inode(file.ino) is None:
+                        self._drop(file)
+                        return
+            file.failure = None
+            file.pause_s = 0.0
+        except S3vfsError as error:
+            file.failure = error
+            file.failed_attempt = attempt
+            file.pause_s = min(max(2 * file.pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            file.retry_at_s = trio.current_time() + file.pause_s
+            self._work.set()
+            _log.warning("inode %d is not in the bucket: %s", file.ino, error)
+            if isinstance(error, SessionFenced):
+                await self._fence(error)
+            raise _again(error) from error
+        finally:
+            self._room.freed()
+
+    def _inode(self, ino: int) -> Inode | None:
+        with self._session.view() as txn:
+            return Rows(txn).inode(ino)
+
+    # -- in the background --------------------------------------------------------------------------------------------
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Publish what is old, or whatever there is when writers wait; begin uploads of what has settled."""
+        while True:
+            dirty = self._dirty()
+            if not dirty:
+                self._work = trio.Event()
+                await self._work.wait()
+                continue
+            hurry, self._hurry = self._hurry or self._crowded(), False
+            now_s = trio.current_time()
+            if self._fenced is None:
+                for file in dirty:
+                    self._publisher.upload_settled(file.working)
+                    age_s = now_s - file.working.dirty_since_s
+                    due = (hurry or age_s >= self._limits.dirty_age_s) and now_s >= file.retry_at_s
+                    if due and not file.publishing.locked():
+                        nursery.start_soon(self._publish_quietly, file, hurry)
+            self._drop_clean()
+            self._work = trio.Event()
+            with trio.move_on_after(_TICK_S):
+                while not self._hurry:
+                    await self._work.wait()
+                    self._work = trio.Event()
+
+    def _crowded(self) -> bool:
+        return self._room.unpublished_bytes > self._limits.unpublished_bytes // 2
+
+    async def _publish_quietly(self, file: OpenFile, hurry: bool) -> None:
+        try:
+            await self.publish(file, orphans=hurry)
+        except S3vfsError:
+            return  # kept as the file's failure, logged, and reported to whoever asks (R10)
+
+    def _drop_clean(self) -> None:
+        """Open working files keep clean bytes for reading; when they are too many, the bucket and the cache have
+        them."""
+        if self._room.kept_bytes <= self._limits.kept_bytes and not self._room.disk_short:
+            return
+        for file in self._files.values():
+            if file.working.valid:
+                file.working.drop_clean()
+
+    # -- clean files --------------------------------------------------------------------------------------------------
+
+    def retire(self, file: OpenFile) -> None:
+        """Let go of a file that nobody has open. Clean bytes that are whole sectors of objects become the cache's
+        entry of this version, by rename: no handle is left, so no writer can exist (R14)."""
+        inode = None
+        if not (file.readers or file.writers or file.committing) and file.working.dirty and not file.lost:
+            inode = self._inode(file.ino)
+            if inode is not None and inode.nlink:
+                return
+            if not file.publishing.locked():
+                self._drop(file)  # unlinked, and now closed for the last time
+        if not file.idle or file.publishing.locked():
+            return
+        working = file.working
+        table = working.sum_table(self._sizes.sector_bytes)
+        if table and (inode := self._inode(file.ino)) is not None and inode.version == working.base_version:
+            working.close()
+            name = file_entry(file.ino, inode.version)
+            self._cache.adopt(name, working.path, table, working.valid.total_bytes)
+        with local_disk():
+            working.remove()
+        self._forget(file)
+
+    def _drop(self, file: OpenFile) -> None:
+        """The inode is gone, and its unpublished bytes with it, as unlink promises."""
+        file.working.discard()
+        self._publisher.forget(file.ino)
+        file.failure = None
+
+    def _forget(self, file: OpenFile) -> None:
+        self._publisher.forget(file.ino)
+        if self._files.get(file.ino) is file:
+            del self._files[file.ino]
+
+    # -- what cannot go on --------------------------------------------------------------------------------------------
+
+    async def _fence(self, error: SessionFenced) -> None:
+        """The session is out of office: keep all unpublished bytes for their users (R13)."""
+        if self._fenced is not None:
+            return
+        self._fenced = error
+        for file in self._dirty():
+            file.failure = file.failure or error
+            await self._keep(file.working, str(error))
+            file.lost = True
+        self._room.freed()
+
+    async def _keep(self, working: WorkingFile, reason: str) -> None:
+        ranges = [(start, end - start) for start, end in working.unpublished()]
+        if not ranges:
+            return
+        with self._session.view() as txn:
+            path = path_of(Rows(txn), working.ino)
+        wall_ns = self._session.environment.wall_ns()
+        keep = partial(
+            self._spill.keep,
+            path=path,
+            ino=working.ino,
+            reason=reason,
+            ranges=ranges,
+            source=working.path,
+            wall_ns=wall_ns,
+        )
+        with local_disk():
+            await self._session.environment.run(keep)
+
+    # -- after a restart ----------------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Take up the working files that an earlier daemon left. After another boot their bytes are doubtful:
+        spilled."""
+        with local_disk():
+            logs = sorted(self._folder.glob("*.log"))
+            found = [(path, replay(path, self._session.environment.boot_id)) for path in logs]
+        for path, replayed in found:
+            if replayed is not None:
+                await self._take_up(replayed)
+            else:
+                path.unlink()
+        known = {file.working.path for file in self._files.values()}
+        for leftover in self._folder.iterdir():
+            if leftover.suffix != ".log" and leftover not in known:
+                leftover.unlink()
+
+    async def _take_up(self, replayed: Replayed) -> None:
+        environment = self._session.environment
+        with self._session.view() as txn:
+            rows = Rows(txn)
+            inode = rows.inode(replayed.ino)
+            pending = replayed.remaining(lambda object_id: rows.object(object_id) is not None)
+        working = WorkingFile.place(self._folder, replayed.ino, environment.boot_id, self._sizes.object_bytes)
+        if not pending or inode is None or inode.nlink == 0:
+            if pending.dirty:
+                _log.warning("unpublished bytes of inode %d go with it: it is gone", replayed.ino)
+            working.remove()
+            return
+        if not replayed.same_boot:
+            working.pending = pending
+            await self._keep(working, "the machine was restarted before these bytes were in the bucket")
+            working.remove()
+            return
+        with local_disk():
+            working.resume(pending, replayed.base_version, trio.current_time())
+        self._files[replayed.ino] = OpenFile(replayed.ino, working)
+        _log.info("inode %d: %d unpublished bytes taken up", replayed.ino, pending.dirty.total_bytes)
+
+
+def _again(error: S3vfsError) -> S3vfsError:
+    """The same failure, to be raised once more: each raise gets a traceback of its own."""
+    twin = type(error).__new__(type(error))
+    twin.args = error.args
+    twin.__dict__.update(error.__dict__)
+    return twin

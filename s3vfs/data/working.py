@@ -1,0 +1,299 @@
+"""The one local file that holds an inode's not yet published bytes on this mount, and what is known about them.
+
+Synchronous local I/O and bookkeeping; knows no bucket, no session and no trio. The bytes lie at file offsets in a
+sparse file. Reading goes from the newest to the oldest: `pending` (not captured), `captured` (a publish is on its
+way), `valid` (own published bytes that nobody has changed since), and under them the extents of the inode.
+
+Crash matrix: bytes are written first, then the log entry, then the write is acknowledged; a kill between any two
+leaves acknowledged bytes dirty and others undecided, as POSIX allows. A publish compacts the log after its verdict; a
+kill before that is seen by the PUBLISHING entry (see rangelog)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s3vfs.data.pending import ENDLESS, Pending
+from s3vfs.data.punch import punch
+from s3vfs.data.rangelog import RangeLog
+from s3vfs.data.ranges import RangeSet
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# A log of so many more entries than there are ranges is written anew.
+_COMPACT_ENTRIES = 4096
+
+
+@dataclass(slots=True)
+class Region:
+    """What is known of one object-sized, object-aligned part of the file: when it was last written (`touched_s`, trio
+    time) and how often (`changes`), for telling whether a copy of it is still the present one."""
+
+    changes: int = 0
+    touched_s: float = 0.0
+
+
+@dataclass(slots=True)
+class WorkingFile:
+    """`base_version`: the inode's version that the clean bytes belong to. `foreign`: counts contents changed by others.
+    `sums`: the checksums of regions that became objects of their own; they count where the region is `valid`."""
+
+    ino: int
+    path: Path
+    log: RangeLog
+    object_bytes: int
+    base_version: int = 0
+    pending: Pending = field(default_factory=Pending)
+    captured: Pending | None = None
+    valid: RangeSet = field(default_factory=RangeSet)
+    regions: dict[int, Region] = field(default_factory=dict)
+    sums: dict[int, bytes] = field(default_factory=dict)
+    dirty_since_s: float = 0.0
+    last_end: int = -1
+    foreign: int = 0
+    fd: int = -1
+    _logging: bool = False
+
+    @classmethod
+    def place(cls, folder: Path, ino: int, boot_id: str, object_bytes: int) -> WorkingFile:
+        """The working file of an inode, not opened yet."""
+        path = folder / f"{ino:016x}"
+        return cls(ino, path, RangeLog(path.with_suffix(".log"), ino, boot_id), object_bytes)
+
+    # -- local file ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> int:
+        """The descriptor of the sparse file, made when it is not there. Raises OSError."""
+        if self.fd < 0:
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return self.fd
+
+    def _log(self) -> RangeLog:
+        if not self._logging:
+            self.log.start(self.base_version, self.pending)
+            self._logging = True
+        return self.log
+
+    def close(self) -> None:
+        """Let go of descriptors; the files stay."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self.log.close()
+        self._logging = False
+
+    def remove(self) -> None:
+        """Delete both files. Only when nothing here is the only copy of anything."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+        self.log.path.unlink(missing_ok=True)
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    def touch(self, start: int, end: int, now_s: float) -> None:
+        """Bytes of [start, end) are about to change, or have just changed: copies made of them before are outdated."""
+        for index in range(start // self.object_bytes, -(-end // self.object_bytes)):
+            region = self.regions.setdefault(index, Region())
+            region.changes += 1
+            region.touched_s = now_s
+
+    def store(self, offset: int, data: Buffer) -> None:
+        """Put the bytes into the local file: the blocking part of a write. Raises OSError (ENOSPC, EIO)."""
+        fd = self.open()
+        view = memoryview(data).cast("B")
+        while view:
+            count = os.pwrite(fd, view, offset)
+            offset += count
+            view = view[count:]
+
+    def written(self, start: int, end: int, time_ns: int, now_s: float) -> None:
+        """Note that the bytes stored at [start, end) count: log first, so that the write may be acknowledged after
+        this. Raises OSError; then the write must fail."""
+        self._log().write(start, end, time_ns)
+        if not self.pending:
+            self.dirty_since_s = now_s
+        self.pending.write(start, end, time_ns)
+        self.valid.remove(start, end)
+        self.touch(start, end, now_s)
+        self.last_end = end
+        if self.log.entries > _COMPACT_ENTRIES + 4 * len(self.pending.dirty) and self.captured is None:
+            self.log.start(self.base_version, self.pending)
+
+    def truncate(self, size: int, time_ns: int, now_s: float) -> None:
+        """An observed truncate, down or up. Raises OSError."""
+        if os.fstat(self.open()).st_size > size:
+            os.ftruncate(self.fd, size)
+        self._log().truncate(size, time_ns)
+        if not self.pending:
+            self.dirty_since_s = now_s
+        self.pending.truncate(size, time_ns)
+        self.valid.remove(size, ENDLESS)
+        for index in [index for index in self.regions if (index + 1) * self.object_bytes > size]:
+            self.regions[index].changes += 1
+
+    def set_times(self, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
+        """utimensat on a file with unpublished changes: the times go out with them."""
+        self.pending.set_times(atime_ns, mtime_ns, time_ns)
+        self._log().times(self.pending)
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    def capture(self) -> Pending:
+        """Everything pending becomes what a publish is about to commit. Raises OSError."""
+        assert self.captured is None, "one publish at a time for each working file"
+        self._log().capture()
+        self.captured = self.pending
+        self.pending = Pending()
+        return self.captured
+
+    def committed(self, parts: RangeSet, *, keep: bool) -> None:
+        """These captured bytes are in the journal. `keep`: they are the inode's present contents, so reading may go on
+        from here."""
+        assert self.captured is not None
+        self.captured.dirty.subtract(parts)
+        if not keep:
+            return
+        parts.subtract(self.pending.dirty)
+        if self.pending.low is not None:
+            parts.remove(self.pending.low, ENDLESS)
+        self.valid.update(parts)
+
+    def release(self, *, now_s: float) -> None:
+        """The capture is over; what of it has not been committed is pending again. Raises OSError from the log; what is
+        in memory is right then, and a restart publishes again what need not be."""
+        assert self.captured is not None
+        rest = self.captured
+        self.captured = None
+        if rest:
+            self.pending = rest.followed_by(self.pending)
+        else:
+            self.dirty_since_s = now_s
+        if not self.pending:
+            self.regions.clear()
+        if self._logging:
+            self.log.start(self.base_version, self.pending)
+
+    def changed_elsewhere(self) -> None:
+        """The inode's contents were changed by someone else: clean bytes here may be outdated, dirty ones stay."""
+        self.foreign += 1
+        self.valid.clear()
+        self.sums.clear()
+
+    def sum_table(self, sector_bytes: int) -> bytes:
+        """8 bytes for each sector of the file: its checksum where this file holds the whole region, else zeros."""
+        count = self.object_bytes // sector_bytes * 8
+        table = bytearray()
+        for index, sums in sorted(self.sums.items()):
+            if self.valid.covers(index * self.object_bytes, (index + 1) * self.object_bytes):
+                table.extend(bytes(index * count - len(table)))
+                table += sums
+        return bytes(table)
+
+    def discard(self) -> None:
+        """Forget all unpublished changes: the inode is gone."""
+        self.pending = Pending()
+        self.valid.clear()
+        self.regions.clear()
+
+    def drop_clean(self) -> None:
+        """Give the disk space of clean bytes back; they are read from the bucket again. Never for a file that was ever
+        a backing file (R14). Where the file system cannot punch holes, nothing happens."""
+        dropped = [(start, end - start) for start, end in self.valid]
+        self.valid.clear()
+        self.sums.clear()
+        for start, length in dropped:
+            punch(self.open(), start, length)
+
+    def resume(self, pending: Pending, base_version: int, now_s: float) -> None:
+        """Go on from what a log said. Raises OSError."""
+        self.pending = pending
+        self.base_version = base_version
+        self.dirty_since_s = now_s
+        self.open()
+        self.log.start(base_version, pending)
+        self._logging = True
+        for start, end in pending.dirty:
+            self.touch(start, end, now_s)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything here is not in the journal."""
+        return bool(self.pending) or self.captured is not None
+
+    def unpublished(self) -> RangeSet:
+        """All bytes here that are not in the journal."""
+        return self.pending.dirty.copy() if self.captured is None else self.captured.followed_by(self.pending).dirty
+
+    @property
+    def unpublished_bytes(self) -> int:
+        captured = 0 if self.captured is None else self.captured.dirty.total_bytes
+        return self.pending.dirty.total_bytes + captured
+
+    def size_over(self, published: int) -> int:
+        """The file's size, given the inode's."""
+        if self.captured is not None:
+            published = self.captured.size_over(published)
+        return self.pending.size_over(published)
+
+    def split(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+        """[start, end) as (start, end, where) parts: "local" = read it here, "zero", "below" = ask the extents."""
+        for low, high, dirty in self.pending.dirty.split(start, end):
+            if dirty:
+                yield low, high, "local"
+            elif self.captured is None:
+                yield from self._split_clean(low, high, self.pending.low)
+            else:
+                for first, last, cut in _cut(low, high, self.pending.low):
+                    if cut:
+                        yield first, last, "zero"
+                        continue
+                    for left, right, held in self.captured.dirty.split(first, last):
+                        if held:
+                            yield left, right, "local"
+                        else:
+                            yield from self._split_clean(left, right, self.captured.low)
+
+    def _split_clean(self, start: int, end: int, limit: int | None) -> Iterator[tuple[int, int, str]]:
+        for low, high, cut in _cut(start, end, limit):
+            if cut:
+                yield low, high, "zero"
+                continue
+            for first, last, valid in self.valid.split(low, high):
+                yield first, last, "local" if valid else "below"
+
+    def load(self, offset: int, length: int) -> bytes:
+        """`length` bytes from the local file; zeros where it has a hole or ends."""
+        data = os.pread(self.open(), length, offset)
+        while len(data) < length:
+            more = os.pread(self.fd, length - len(data), offset + len(data))
+            if not more:
+                return data.ljust(length, b"\0")
+            data += more
+        return data
+
+    def load_into(self, offset: int, target: memoryview) -> None:
+        """As `load`, into a buffer: the one private copy that is hashed and uploaded."""
+        fd = self.open()
+        while target:
+            count = os.preadv(fd, [target], offset)
+            if not count:
+                target[:] = bytes(len(target))
+                return
+            offset += count
+            target = target[count:]
+
+
+def _cut(start: int, end: int, limit: int | None) -> Iterator[tuple[int, int, bool]]:
+    """[start, end) as parts below and (True) at or beyond `limit`."""
+    if limit is None or end <= limit:
+        yield start, end, False
+        return
+    if start < limit:
+        yield start, limit, False
+    yield max(start, limit), end, True

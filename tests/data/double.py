@@ -1,0 +1,159 @@
+"""A volume in memory for the data room's tests: real rows, the real apply, a "journal" that is one list of commits.
+
+Several `Client`s share one `Volume`; each is what `data.protocol.DataSession` asks for. Files are made with `make_file`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from s3vfs.environment import Environment
+from s3vfs.errors import S3vfsError
+from s3vfs.namespace.apply import apply_op
+from s3vfs.namespace.changes import Changes, changes_of
+from s3vfs.namespace.dictionary import DictTransaction
+from s3vfs.namespace.digest import DigestingTransaction
+from s3vfs.namespace.ops import (
+    Announce,
+    AnyOp,
+    Block,
+    Create,
+    DeclareObject,
+    Format,
+    NumberedOp,
+    Setattr,
+    SetattrMask,
+    Unlink,
+    Write,
+)
+from s3vfs.namespace.rows import ROOT_INO, Inode, Rows
+from s3vfs.namespace.transaction import ReadTransaction
+from s3vfs.namespace.verdict import Context, Verdict
+from s3vfs.objects.memory import MemoryBucket
+from s3vfs.objects.protocol import Store
+from s3vfs.objects.runner import InlineRunner, Runner
+
+Listener = Callable[[Changes, bool], None]
+
+
+class Volume:
+    """Base, and who listens to it."""
+
+    def __init__(self) -> None:
+        self.rows = DictTransaction()
+        self.bucket = MemoryBucket(lambda: 0)
+        self.seq = 0
+        self.clients: list[Client] = []
+        self.mounts = 0
+        self.records: list[Sequence[AnyOp]] = []
+        self.apply([Format("volume", 0, 0, 0o755, 0, 0, 1)], None)
+        _, block = self.apply([Announce("author of names"), Block(60_000)], None)
+        self._inos = itertools.count(block.value)
+
+    def apply(self, ops: Sequence[AnyOp], author: Client | None) -> list[Verdict]:
+        """One record."""
+        self.seq += 1
+        txn = DigestingTransaction(self.rows, 0)
+        sid = 1 if author is None else author.sid
+        verdicts = [
+            apply_op(txn, NumberedOp(1, None, op), Context(self.seq, index, sid, 1)) for index, op in enumerate(ops)
+        ]
+        self.records.append(ops)
+        changes = changes_of(txn.touched)
+        for client in self.clients:
+            for hear in client.listeners:
+                hear(changes, client is author)
+        return verdicts
+
+    def make_file(self, name: bytes = b"") -> int:
+        """A new empty file in the root directory."""
+        ino = next(self._inos)
+        (verdict,) = self.apply([Create(ROOT_INO, name or b"file%d" % ino, ino, 0o100644, 0, 0, 0, b"", 1)], None)
+        assert not verdict.errno
+        return ino
+
+    def unlink(self, ino: int, *, hold: bool = True) -> None:
+        """Remove the only link of a file."""
+        ((parent, name),) = Rows(self.rows).links(ino)
+        (verdict,) = self.apply([Unlink(parent, name, ino, 0, hold, 1)], None)
+        assert not verdict.errno
+
+    def inode(self, ino: int) -> Inode:
+        inode = Rows(self.rows).inode(ino)
+        assert inode is not None
+        return inode
+
+    def writes(self) -> list[Write]:
+        """Every WRITE in the journal."""
+        return [op for record in self.records for op in record if isinstance(op, Write)]
+
+    def declared(self) -> list[DeclareObject]:
+        return [op for record in self.records for op in record if isinstance(op, DeclareObject)]
+
+
+@dataclass
+class Client:
+    """One mount's session. `refuse` is raised by the next commits while it is set; `lose_answer`: applied, then refused."""
+
+    volume: Volume
+    store: Store
+    environment: Environment
+    sid: int = 1
+    listeners: list[Listener] = field(default_factory=list)
+    refuse: S3vfsError | None = None
+    lose_answer: bool = False
+    looks: int = 0
+    on_fresh: Callable[[], None] | None = None
+    _objects: int = 0
+
+    def __post_init__(self) -> None:
+        self.sid = 2 + self.volume.mounts
+        self.volume.mounts += 1
+        self.volume.clients.append(self)
+
+    @contextmanager
+    def view(self) -> Iterator[ReadTransaction]:
+        yield self.volume.rows
+
+    @contextmanager
+    def pin(self) -> Iterator[int]:
+        yield self.volume.seq
+
+    async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
+        await trio.lowlevel.checkpoint()
+        if self.refuse is not None and not self.lose_answer:
+            raise self.refuse
+        verdicts = self.volume.apply(ops, self)
+        await trio.lowlevel.checkpoint()
+        if self.refuse is not None:
+            raise self.refuse
+        return verdicts
+
+    async def fresh(self, within_s: float | None = None) -> None:
+        self.looks += 1
+        if self.on_fresh is not None:
+            self.on_fresh()
+        await trio.lowlevel.checkpoint()
+
+    def new_object(self) -> bytes:
+        self._objects += 1
+        return self.sid.to_bytes(8, "big") + (1).to_bytes(4, "big") + self._objects.to_bytes(4, "big")
+
+    def listen(self, callback: Listener, *, reloaded: Callable[[], None] | None = None) -> None:
+        self.listeners.append(callback)
+
+    def foreign_size(self, ino: int, size: int) -> None:
+        """Another node truncates."""
+        self.volume.apply([Setattr(ino, SetattrMask.SIZE, 0, 0, 0, size, 0, 0, 5)], None)
+
+
+def environment(run: Runner | None = None, *, boot_id: str = "boot", wall: Iterator[int] | None = None) -> Environment:
+    """Deterministic: wall time counts up, randomness is seeded, threads only where asked for."""
+    ticks = wall or itertools.count(1_000)
+    return Environment(run=run or InlineRunner(), boot_id=boot_id, wall_ns=lambda: next(ticks), random=random.Random(1))
