@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from s3vfs.environment import Environment
-from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp
 from s3vfs.namespace.rows import Inode
@@ -61,8 +60,8 @@ class FilesystemSession(Protocol):
 class FileContents(Protocol):
     """The part of `data.Contents` that POSIX calls live on. Errors are S3vfsError."""
 
-    def new_readahead(self) -> Any:
-        """What one handle knows about its reader."""
+    def readahead(self) -> Any:
+        """What one new handle knows about its reader."""
         ...
 
     async def read(self, ino: int, offset: int, length: int, readahead: Any) -> Buffer: ...
@@ -84,14 +83,13 @@ class FileContents(Protocol):
         ...
 
     async def publish(self, ino: int) -> None:
-        """All dirty bytes of it are in the bucket and in the journal (R9). Raises what prevents it (R10)."""
+        """All dirty bytes of it are in the bucket and in the journal (R9); those of an orphan stay here. Raises what
+        prevents it, again and again until it is mended (R10)."""
         ...
 
     def opened(self, ino: int, writable: bool) -> None: ...
 
     def closed(self, ino: int, writable: bool) -> None: ...
-
-    def failure(self, ino: int) -> S3vfsError | None: ...
 
 
 class Caller(NamedTuple):

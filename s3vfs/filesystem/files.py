@@ -82,7 +82,7 @@ class Files(Names, Attributes):
             writable=writable,
             appends=bool(flags & os.O_APPEND) and writable,
             caller=caller,
-            readahead=self._contents.new_readahead(),
+            readahead=self._contents.readahead(),
             privileges_settled=caller.uid == 0,
         )
         return self._last_handle
@@ -135,31 +135,22 @@ class Files(Names, Attributes):
         """close(2): what was written is in the bucket and in the journal, or this says why not (R10)."""
         file = self._file(handle)
         if file.writable:
-            await self._publish(file.ino)
+            await self._contents.publish(file.ino)
 
     async def fsync(self, handle: int) -> None:
         """fsync(2), fdatasync(2): as close, through any handle."""
-        await self._publish(self._file(handle).ino)
+        ino = self._file(handle).ino
+        if not self._read_only:
+            await self._contents.publish(ino)
 
     async def release(self, handle: int) -> None:
         """The last reference is gone. A mapping may have written after the last close, so what is left is published."""
         file = self._file(handle)
         try:
             if file.writable:
-                await self._publish(file.ino)
+                await self._contents.publish(file.ino)
         finally:
             self._remove(handle)
-
-    async def _publish(self, ino: int) -> None:
-        if self._read_only:
-            return
-        with self._session.view() as txn:
-            inode = Rows(txn).inode(ino)
-        if inode is not None and inode.nlink:  # nobody will ever read an orphan but its holders here
-            await self._contents.publish(ino)
-        failure = self._contents.failure(ino)
-        if failure is not None:
-            raise failure
 
     async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:
         found = await super().setattr(ino, new, caller, by_handle=by_handle)

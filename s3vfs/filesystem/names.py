@@ -119,6 +119,30 @@ class Names(Core):
             dentry = Rows(txn).dentry(parent, name)
         return dentry is not None and dentry.ino == ino
 
+    def lineage(self, ino: int) -> list[int]:
+        """The inode and all directories above any of its names, in the present view."""
+        seen = {ino: None}
+        with self._session.view() as txn:
+            rows = Rows(txn)
+            waiting = [ino]
+            while waiting:
+                for parent, _ in rows.links(waiting.pop()):
+                    if parent not in seen:
+                        seen[parent] = None
+                        waiting.append(parent)
+        return list(seen)
+
+    def entry_of(self, ino: int) -> tuple[int, bytes] | None:
+        """A (directory, name) of the inode in the present view, None for the root and where it has none."""
+        with self._session.view() as txn:
+            return next(Rows(txn).links(ino), None)
+
+    def peek(self, ino: int) -> Found | None:
+        """The inode as getattr would show it now, None where it is gone."""
+        with self._session.view() as txn:
+            inode = Rows(txn).inode(ino)
+        return None if inode is None else Found(ino, self._contents.attributes(ino, inode))
+
     def _dentry(self, rows: Rows, parent: int, name: bytes) -> Dentry:
         dentry = rows.dentry(parent, name)
         if dentry is None:

@@ -1,0 +1,153 @@
+"""Telling the kernel what it may no longer answer by itself, from threads of their own.
+
+A notification blocks while a request holds the kernel's lock on the same directory, and that request may wait for the
+trio thread: so none is ever sent from there. Attributes never block (no pages are touched: see kernel.py) and have a
+lane of their own; names have several, by directory, so that one busy directory does not hold up the others.
+
+A lane is a bounded set: what is in it already is not added again. When names overflow, a whole directory's are replaced
+by the directory's own entry, whose invalidation drops everything below it from the kernel's cache. Nothing is dropped
+silently.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+_log = logging.getLogger(__name__)
+
+NAME_LANES = 4
+# Names waiting in one lane, about 200 bytes each. More come only from a foreign client that changes hundreds of
+# thousands of names that this kernel was given within the last minute.
+LANE_LIMIT = 50_000
+
+Name = tuple[int, bytes]
+_Key = TypeVar("_Key", int, Name)
+
+# The kernel does not have it, or the mount is gone: nothing is left to invalidate.
+_NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.EBADF})
+
+
+class Notifier(Protocol):
+    """The kernel's side. Both may block, and raise OSError."""
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None: ...
+
+    def invalidate_attributes(self, ino: int) -> None: ...
+
+
+class _Lane(Generic[_Key]):
+    """One thread and the keys that it has to deliver, in order, each once."""
+
+    def __init__(self, name: str, deliver: Callable[[_Key], None]) -> None:
+        self._deliver: Callable[[_Key], None] = deliver
+        self._keys: dict[_Key, None] = {}
+        self._more = threading.Condition()
+        self._closing = False
+        self.delivered = 0
+        self.idle = True
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def put(self, key: _Key) -> None:
+        with self._more:
+            self._keys[key] = None
+            self.idle = False
+            self._more.notify()
+
+    def remove(self, unwanted: Callable[[_Key], bool]) -> None:
+        with self._more:
+            self._keys = {key: None for key in self._keys if not unwanted(key)}
+
+    def close(self) -> None:
+        with self._more:
+            self._closing = True
+            self._keys.clear()
+            self._more.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._more:
+                while not self._keys and not self._closing:
+                    self.idle = True
+                    self._more.wait()
+                if self._closing:
+                    return
+                key = next(iter(self._keys))
+                del self._keys[key]
+            try:
+                self._deliver(key)
+            except OSError as error:
+                if error.errno not in _NOTHING_THERE:
+                    _log.warning("the kernel did not take the invalidation of %r: %s", key, error)
+            except Exception:
+                _log.exception("invalidation of %r", key)
+            self.delivered += 1
+
+
+class Invalidator:
+    """`entry` and `attributes` return at once; they are for the trio thread. `entry_of(directory)` gives the
+    directory's own (parent, name), None for the root or where it has none."""
+
+    def __init__(
+        self, notifier: Notifier, entry_of: Callable[[int], Name | None], *, lane_limit: int = LANE_LIMIT
+    ) -> None:
+        self._entry_of = entry_of
+        self._lane_limit = lane_limit
+        self._attributes: _Lane[int] = _Lane("s3vfs-attributes", notifier.invalidate_attributes)
+        self._names: list[_Lane[Name]] = [
+            _Lane(f"s3vfs-names-{index}", lambda name: notifier.invalidate_entry(*name)) for index in range(NAME_LANES)
+        ]
+        self.collapsed = 0
+
+    @property
+    def _lanes(self) -> list[_Lane[int] | _Lane[Name]]:
+        return [self._attributes, *self._names]
+
+    def start(self) -> None:
+        for lane in self._lanes:
+            lane.thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the threads; what waits is given up. Blocks. False: one of them is still inside a notification."""
+        for lane in self._lanes:
+            lane.close()
+        for lane in self._lanes:
+            if lane.thread.ident is not None:
+                lane.thread.join(timeout_s)
+        return not any(lane.thread.is_alive() for lane in self._lanes)
+
+    def attributes(self, ino: int) -> None:
+        self._attributes.put(ino)
+
+    def entry(self, parent: int, name: bytes) -> None:
+        lane = self._names[parent % NAME_LANES]
+        if len(lane) >= self._lane_limit:
+            own = self._entry_of(parent)
+            if own is not None:
+                self._collapse(lane, parent, own)
+                return
+        lane.put((parent, name))
+
+    def _collapse(self, lane: _Lane[Name], directory: int, own: Name) -> None:
+        self.collapsed += 1
+        if self.collapsed == 1:
+            _log.warning("more names change than the kernel can be told: whole directories are invalidated")
+        lane.remove(lambda name: name[0] == directory)
+        self._names[own[0] % NAME_LANES].put(own)
+
+    def settled(self) -> bool:
+        """Everything handed in so far has been delivered."""
+        return all(lane.idle for lane in self._lanes)
+
+    def status(self) -> dict[str, int]:
+        return {
+            "waiting": sum(len(lane) for lane in self._lanes),
+            "delivered": sum(lane.delivered for lane in self._lanes),
+            "collapsed": self.collapsed,
+        }

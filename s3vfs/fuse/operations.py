@@ -1,0 +1,324 @@
+"""The pyfuse3 adapter: each request becomes one call of Filesystem, each error an errno.
+
+Decides only what the kernel may keep. Whatever goes wrong in a handler ends here: any exception but FUSEError would end
+pyfuse3's main loop, and with it the mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import pyfuse3
+
+from s3vfs.errors import PosixError, ReadOnly, S3vfsError
+from s3vfs.filesystem import Caller, Filesystem, Found, NewAttributes
+from s3vfs.fuse.attributes import fill
+from s3vfs.fuse.kernel import KernelCache
+from s3vfs.namespace.ops import RENAME_EXCHANGE
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_log = logging.getLogger(__name__)
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+_Handler = Callable[Concatenate["Operations", _Arguments], Coroutine[Any, Any, _Result]]
+
+
+class Touched(Protocol):
+    """Who wants to know that the kernel may cache answers from now on."""
+
+    def touch(self) -> None: ...
+
+
+def _guarded(handler: _Handler[_Arguments, _Result]) -> _Handler[_Arguments, _Result]:
+    """Errors leave as FUSEError: ordinary ones as they are, others as EIO and a line in the log."""
+
+    @functools.wraps(handler)
+    async def answer(self: Operations, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        try:
+            return await handler(self, *args, **kwargs)
+        except (PosixError, ReadOnly) as error:
+            raise pyfuse3.FUSEError(error.errno) from None
+        except S3vfsError as error:
+            # Not its own errno: ENOENT of a missing bucket, say, must not look like that of a missing file.
+            self.complain(handler.__name__, error)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+        except pyfuse3.FUSEError:
+            raise
+        except Exception:
+            _log.exception("%s failed unexpectedly", handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return answer
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+
+
+class Operations(pyfuse3.Operations):
+    """One mount's handlers. `now_s`: a clock for the pace of complaints only."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False  # the kernel would ignore sizes and times that other clients set
+    enable_acl = False
+
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        session: Touched,
+        kernel: KernelCache,
+        *,
+        entry_timeout_s: float,
+        attribute_timeout_s: float,
+        now_s: Callable[[], float],
+    ) -> None:
+        super().__init__()
+        self._filesystem = filesystem
+        self._session = session
+        self._kernel = kernel
+        self._entry_timeout_s = entry_timeout_s
+        self._attribute_timeout_s = attribute_timeout_s
+        self._now_s = now_s
+        self._complained_s: dict[tuple[str, str], float] = {}
+
+    def complain(self, call: str, error: S3vfsError) -> None:
+        """Log what a program only sees as EIO; the same about the same call at most every 10 s."""
+        key, now_s = (call, str(error)), self._now_s()
+        if now_s - self._complained_s.get(key, -10.0) >= 10.0:
+            if len(self._complained_s) > 1_000:
+                self._complained_s.clear()
+            self._complained_s[key] = now_s
+            _log.warning("%s answers EIO: %s", call, error)
+
+    def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
+        self._kernel.gave(found)
+        entry = pyfuse3.EntryAttributes()
+        fill(entry, found)
+        entry.entry_timeout = self._entry_timeout_s
+        entry.attr_timeout = self._attribute_timeout_s
+        return entry
+
+    # -- names --------------------------------------------------------------------------------------------------------
+
+    @_guarded
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """A name that is not there raises ENOENT, which the kernel does not cache."""
+        self._session.touch()
+        return self._entry(await self._filesystem.lookup(parent_inode, name))
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Nothing is kept for each node that the kernel knows, so nothing is to be forgotten."""
+
+    @_guarded
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._filesystem.mknod(parent_inode, name, mode, rdev, _caller(ctx)))
+
+    @_guarded
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._filesystem.mkdir(parent_inode, name, mode, _caller(ctx)))
+
+    @_guarded
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._filesystem.symlink(parent_inode, name, target, _caller(ctx)))
+
+    @_guarded
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._filesystem.link(inode, new_parent_inode, new_name))
+
+    @_guarded
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._filesystem.unlink(parent_inode, name, _caller(ctx))
+
+    @_guarded
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._filesystem.rmdir(parent_inode, name, _caller(ctx))
+
+    @_guarded
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        old, new = (parent_inode_old, name_old), (parent_inode_new, name_new)
+        await self._filesystem.rename(*old, *new, flags, _caller(ctx))
+        self._kernel.renamed(old, new, exchanged=flags == RENAME_EXCHANGE)
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    @_guarded
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        self._session.touch()
+        return self._entry(await self._filesystem.getattr(inode))
+
+    @_guarded
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        new = NewAttributes(
+            mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return self._entry(await self._filesystem.setattr(inode, new, _caller(ctx), by_handle=fh is not None))
+
+    @_guarded
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        return await self._filesystem.readlink(inode)
+
+    @_guarded
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        """Only asked without default_permissions."""
+        groups = pyfuse3.get_sup_groups(ctx.pid)
+        return await self._filesystem.access(inode, mode, _caller(ctx), groups)
+
+    @_guarded
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        statistics = await self._filesystem.statfs()
+        answer = pyfuse3.StatvfsData()
+        answer.f_bsize = answer.f_frsize = statistics.block_bytes
+        answer.f_blocks = statistics.blocks
+        answer.f_bfree = answer.f_bavail = statistics.free_blocks
+        answer.f_files = statistics.inodes
+        answer.f_ffree = answer.f_favail = statistics.free_inodes
+        answer.f_namemax = statistics.name_max_bytes
+        return answer
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    @_guarded
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """ESTALE when the kernel may have come here by an outdated name: it looks the path up again, and asks again."""
+        self._session.touch()
+
+        def check() -> None:
+            if self._kernel.must_look_again(inode, ctx.pid):
+                raise PosixError(errno.ESTALE)
+
+        handle = await self._filesystem.open(inode, flags, _caller(ctx), check=check)
+        if flags & os.O_TRUNC:
+            self._kernel.wrote(inode)
+        return self._file_info(handle, inode, flags)
+
+    @_guarded
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """Where the name has been taken since the kernel looked, only O_EXCL makes that an error. Otherwise ESTALE: the
+        kernel looks again, checks the caller's right to what it finds, and opens that."""
+        self._session.touch()
+        try:
+            handle, found = await self._filesystem.create(parent_inode, name, mode, flags, _caller(ctx))
+        except PosixError as error:
+            if error.errno == errno.EEXIST and not flags & os.O_EXCL:
+                raise PosixError(errno.ESTALE) from None
+            raise
+        return self._file_info(handle, found.ino, flags), self._entry(found)
+
+    def _file_info(self, handle: int, ino: int, flags: int) -> pyfuse3.FileInfo:
+        """Appending handles go around the page cache: the kernel would place the bytes at its own idea of the end."""
+        direct = bool(flags & os.O_APPEND) and flags & os.O_ACCMODE != os.O_RDONLY
+        return pyfuse3.FileInfo(fh=handle, direct_io=direct, keep_cache=self._kernel.keep_pages(ino))
+
+    @_guarded
+    async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]  # any buffer will do
+        return await self._filesystem.read(fh, off, size)
+
+    @_guarded
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        count = await self._filesystem.write(fh, off, buf)
+        self._kernel.wrote(self._filesystem.ino_of(fh))
+        return count
+
+    @_guarded
+    async def flush(self, fh: int) -> None:
+        await self._filesystem.flush(fh)
+
+    @_guarded
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._filesystem.fsync(fh)
+
+    @_guarded
+    async def release(self, fh: int) -> None:
+        ino = self._filesystem.ino_of(fh)
+        try:
+            await self._filesystem.release(fh)
+        finally:
+            self._kernel.released(ino)
+
+    # -- directories --------------------------------------------------------------------------------------------------
+
+    @_guarded
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        self._session.touch()
+        return await self._filesystem.opendir(inode)
+
+    @_guarded
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        self._session.touch()
+        entry = pyfuse3.EntryAttributes()  # copied by each reply, so one will do
+        entry.entry_timeout = self._entry_timeout_s
+        entry.attr_timeout = self._attribute_timeout_s
+
+        def emit(name: bytes, found: Found, position: int) -> bool:
+            fill(entry, found)
+            if not pyfuse3.readdir_reply(token, name, entry, position):
+                return False
+            self._kernel.gave(found)
+            return True
+
+        await self._filesystem.readdir(fh, start_id, emit)
+
+    @_guarded
+    async def releasedir(self, fh: int) -> None:
+        await self._filesystem.releasedir(fh)
+
+    @_guarded
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._filesystem.fsyncdir(fh)
+
+    # -- extended attributes ------------------------------------------------------------------------------------------
+
+    @_guarded
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        return await self._filesystem.getxattr(inode, name)
+
+    @_guarded
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """pyfuse3 keeps the flags to itself and asks getxattr first."""
+        await self._filesystem.setxattr(inode, name, value)
+
+    @_guarded
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        return await self._filesystem.listxattr(inode, _caller(ctx))
+
+    @_guarded
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._filesystem.removexattr(inode, name)

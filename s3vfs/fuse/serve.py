@@ -1,0 +1,164 @@
+"""From a Filesystem to a mount, and back to none: the only module that starts and ends pyfuse3's session.
+
+Nothing here may touch the mount from the trio thread, which serves it. Blocking calls on it go through worker threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import pyfuse3
+import trio
+
+from s3vfs.errors import MountError
+from s3vfs.filesystem import Filesystem
+from s3vfs.fuse.invalidation import Invalidator
+from s3vfs.fuse.kernel import KernelCache
+from s3vfs.fuse.mountinfo import mount_at, read_mounts
+from s3vfs.fuse.operations import Operations
+from s3vfs.fuse.options import MountOptions
+from s3vfs.namespace.changes import Changes
+
+_log = logging.getLogger(__name__)
+
+# How long the end waits for a notification that is inside the kernel. It waits there for a request that is being
+# handled.
+_NOTIFICATION_GRACE_S = 5.0
+
+
+class ServedSession(Protocol):
+    """The part of a session that a mount listens to."""
+
+    def touch(self) -> None: ...
+
+    def listen(
+        self, callback: Callable[[Changes, bool], None], *, reloaded: Callable[[], None] | None = None
+    ) -> None: ...
+
+
+class _KernelNotifier:
+    """pyfuse3's notifications, which block."""
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        pyfuse3.invalidate_entry(parent, name)
+
+    def invalidate_attributes(self, ino: int) -> None:
+        pyfuse3.invalidate_inode(ino, attr_only=True)
+
+
+async def serve(
+    filesystem: Filesystem,
+    session: ServedSession,
+    mountpoint: str,
+    *,
+    options: MountOptions,
+    ready: Callable[[], None],
+) -> None:
+    """Mount and serve until somebody unmounts, or the caller cancels; then nothing is mounted.
+
+    `ready` is called once the mount answers. Requests in progress are answered before the end, within
+    `options.grace_s`: what they wait for must go on until this returns. Unpublished work is the caller's to publish
+    afterwards. Raises MountError when mounting fails.
+    """
+    invalidator = Invalidator(_KernelNotifier(), filesystem.entry_of)
+    lifetime_s = max(options.entry_timeout_s, options.attribute_timeout_s)
+    kernel = KernelCache(filesystem, invalidator, trio.current_time, lifetime_s)
+    session.listen(kernel.hear, reloaded=kernel.hear_reload)
+    operations = Operations(
+        filesystem,
+        session,
+        kernel,
+        entry_timeout_s=options.entry_timeout_s,
+        attribute_timeout_s=options.attribute_timeout_s,
+        now_s=trio.current_time,
+    )
+    try:
+        pyfuse3.init(operations, mountpoint, options.as_fuse_options())
+    except RuntimeError as error:
+        raise MountError(f"cannot mount on {mountpoint}: {error}", hint="the lines above say why") from None
+    try:
+        invalidator.start()
+        await _run(mountpoint, options, ready, invalidator)
+    finally:
+        with trio.CancelScope(shield=True):
+            await _end(mountpoint, invalidator)
+
+
+async def _run(mountpoint: str, options: MountOptions, ready: Callable[[], None], invalidator: Invalidator) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_become_ready, mountpoint, options, ready)
+        await _serve_requests(options, invalidator)
+        nursery.cancel_scope.cancel()
+
+
+async def _serve_requests(options: MountOptions, invalidator: Invalidator) -> None:
+    """pyfuse3's main loop. A cancellation ends it in order: notifications first, while the requests are still answered
+    that they may be waiting for; then no new requests; then those in progress."""
+    finished = trio.Event()
+    hard = trio.CancelScope(shield=True)
+
+    async def main_loop() -> None:
+        try:
+            with hard:
+                await pyfuse3.main(min_tasks=options.min_tasks, max_tasks=options.max_tasks)
+        finally:
+            finished.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(main_loop)
+        try:
+            await finished.wait()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(invalidator.stop, _NOTIFICATION_GRACE_S)
+                pyfuse3.terminate()
+                with trio.move_on_after(options.grace_s):
+                    await finished.wait()
+                hard.cancel()
+            raise
+
+
+async def _become_ready(mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
+    """The kernel has taken our INIT reply once it has answered statfs: only then does it keep a readahead of ours."""
+    await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(_raise_readahead, mountpoint, options.readahead_bytes)
+    ready()
+
+
+def _raise_readahead(mountpoint: str, size_bytes: int) -> None:
+    """128 KiB is the kernel's default, and nothing but this file changes it. Only root may; without it reads are
+    slower."""
+    mount = mount_at(os.path.realpath(mountpoint), read_mounts())
+    if mount is None:
+        return
+    path = Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb")
+    try:
+        path.write_text(str(size_bytes >> 10))
+    except OSError as error:
+        _log.info("%s keeps its default: %s", path, error.strerror)
+
+
+async def _end(mountpoint: str, invalidator: Invalidator) -> None:
+    """Notifications end before the session they go through; then the mount, whoever has ended it."""
+    if not await trio.to_thread.run_sync(invalidator.stop, _NOTIFICATION_GRACE_S):
+        # A notification waits inside the kernel for a request that nobody answers any more. Aborting the connection
+        # fails that request; closing the device alone would wait for the notification.
+        _log.warning("aborting the kernel's connection of %s", mountpoint)
+        await trio.to_thread.run_sync(_abort_connection, mountpoint)
+        await trio.to_thread.run_sync(invalidator.stop, _NOTIFICATION_GRACE_S)
+    pyfuse3.close(unmount=True)
+
+
+def _abort_connection(mountpoint: str) -> None:
+    mount = mount_at(os.path.realpath(os.path.dirname(mountpoint)) + "/" + os.path.basename(mountpoint), read_mounts())
+    if mount is None:
+        return
+    minor = mount.device.partition(":")[2]
+    try:
+        Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
+    except OSError as error:
+        _log.warning("the connection of %s cannot be aborted: %s", mountpoint, error.strerror)
