@@ -260,9 +260,11 @@ class BucketJournal:
             deleted = await delete_below(self._control, due.boundary)
             self._cleaned_step = due.step
         finished = due.step if due else 0
-        head = await self.update_head(
-            lambda head: drop_finished(raise_boundary(date_steps(head, shown), below), finished)
-        )
+
+        def advance(head: Head) -> Head:
+            return drop_finished(raise_boundary(date_steps(head, shown), below), finished)
+
+        head = shown.head if advance(shown.head) == shown.head else await self.update_head(advance)
         return TrimReport(head.boundary, deleted)
 
     def _keep(self, state: HeadState, turn: int) -> HeadState:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
+import trio.testing
 
 from s3vfs.environment import Environment
 from s3vfs.errors import StoreDenied, StoreThrottled, StoreUnreachable
@@ -103,11 +104,12 @@ class ScriptedControl:
 
 @dataclass
 class ScriptedStore:
-    """A store whose control side is scripted."""
+    """A store whose control side is scripted: `script` is that side."""
 
     url: str
-    control: ScriptedControl
+    control: Control
     bulk: Bulk
+    script: ScriptedControl
 
     async def aclose(self) -> None:
         await self.control.aclose()
@@ -138,7 +140,13 @@ class World:
 
     def store(self) -> ScriptedStore:
         opened = self.bucket.open()
-        return ScriptedStore(opened.url, ScriptedControl(opened.control), opened.bulk)
+        script = ScriptedControl(opened.control)
+        return ScriptedStore(opened.url, script, opened.bulk, script)
+
+    def content(self) -> dict[str, bytes | None]:
+        """Everything in the bucket."""
+        keys = self.bucket.keys()
+        return {key: self.bucket.peek(key) for key in keys}
 
     async def client(self) -> tuple[BucketJournal, ScriptedControl]:
         """A journal that has just read HEAD; its control's log starts empty."""
