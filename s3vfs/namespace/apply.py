@@ -120,19 +120,16 @@ def apply_record(txn: Transaction, header: RecordHeader, raw_ops: Sequence[bytes
             verdicts.append(Verdict(errno.EINVAL))
             continue
         op, context = numbered.op, Context(header.seq, index, sid, incarnation)
-        if isinstance(op, ops.Format):
-            verdicts.append(apply_op(txn, numbered, context))
-        elif last_op is None and not (possible and isinstance(op, _ENTERING)):
-            verdicts.append(Verdict(FENCED))
+        entering = possible and isinstance(op, _ENTERING)
+        if last_op is None and not entering and not isinstance(op, ops.Format):
+            verdict = Verdict(FENCED)
         elif last_op is not None and numbered.number <= last_op:
-            verdicts.append(Verdict(DUPLICATE))
+            verdict = Verdict(DUPLICATE)
         else:
             verdict = apply_op(txn, numbered, context)
-            verdicts.append(verdict)
-            if last_op is not None:
-                last_op = None if isinstance(op, ops.End) and not verdict.errno else numbered.number
-            elif not verdict.errno:
-                last_op = numbered.number
+            if last_op is not None or (entering and verdict.errno == 0):
+                last_op = None if isinstance(op, ops.End) and verdict.errno == 0 else numbered.number
+        verdicts.append(verdict)
     if last_op is not None:
         session = _live(rows, sid, incarnation)
         if session is not None:

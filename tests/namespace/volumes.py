@@ -104,7 +104,9 @@ class TestVolume:
         self.ok(create(ino, name, parent, uid=uid))
         return ino
 
-    def directory(self, ino: int, name: bytes, parent: int = 1, *, mode: int = 0o755, uid: int = 0, gid: int = 0) -> int:
+    def directory(
+        self, ino: int, name: bytes, parent: int = 1, *, mode: int = 0o755, uid: int = 0, gid: int = 0
+    ) -> int:
         self.ok(create(ino, name, parent, mode=stat.S_IFDIR | mode, uid=uid, gid=gid))
         return ino
 
@@ -178,7 +180,9 @@ def declare(number: int, size: int = 1000) -> DeclareObject:
     return DeclareObject(object_id(number), size, size, 0, b"", b"", bytes(8 * -(-size // SECTOR_BYTES)))
 
 
-def write(ino: int, *extents: tuple[int, int, int, int], size: int = 0, mtime_ns: int = 900, time_ns: int = 1000) -> Write:
+def write(
+    ino: int, *extents: tuple[int, int, int, int], size: int = 0, mtime_ns: int = 900, time_ns: int = 1000
+) -> Write:
     """Extents as (offset, length, object number, object offset)."""
     made = tuple(ExtentWrite(offset, length, object_id(number), start) for offset, length, number, start in extents)
     return Write(ino, made, size, mtime_ns, time_ns)
