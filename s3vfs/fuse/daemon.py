@@ -226,17 +226,17 @@ class MountDaemon:
     # -- death ------------------------------------------------------------------------------------------------------
 
     async def _watch_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """The first SIGTERM or SIGINT publishes and unmounts; before the mount answers, and a second time, it ends all
+        """The first SIGTERM or SIGINT unmounts and publishes; before the mount answers, and a second time, it ends all
         at once (unpublished work is kept)."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
-                if self._record is None or self._ending:
+                if self._service is None or self._record is None or self._ending:
                     self._scope.cancel()
                     return
-                _log.info("signal %d: publishing and unmounting", number)
+                _log.info("signal %d: unmounting and publishing", number)
                 self._ending = True
-                await self._environment.run(partial(unmount, self._settings.mountpoint, lazy=True))
+                self._service.stop()
 
     # -- commands ---------------------------------------------------------------------------------------------------
 

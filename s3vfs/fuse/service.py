@@ -72,6 +72,7 @@ class Service:
             limits=limits_for(settings.memory_bytes, volume.object_size, settings.io_timeout_s),
             spill=Spill(directory.spill),
         )
+        self._serving = trio.CancelScope()
         self._filesystem = Filesystem(session, self._contents, read_only=settings.read_only)
 
     async def run(self, mounted: Callable[[], None]) -> None:
@@ -89,13 +90,23 @@ class Service:
         with single_error():
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._contents.run)
-                nursery.start_soon(self._filesystem.keep_orphans)
                 if not settings.read_only:
                     nursery.start_soon(self._maintain)
-                await serve(self._filesystem, self._session, settings.mountpoint, options=options, ready=mounted)
+                with self._serving:
+                    await serve(
+                        self._filesystem,
+                        self._session,
+                        settings.mountpoint,
+                        options=options,
+                        ready=mounted,
+                    )
                 if not settings.read_only:
                     await self._publish_rest()
                 nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Unmount, in use or not: `run` goes on with publishing the rest."""
+        self._serving.cancel()
 
     async def _maintain(self) -> None:
         session = self._session
