@@ -28,5 +28,5 @@ __all__ = [
 
 
 class Filesystem(Files, Directories, ExtendedAttributes):
-    """The whole: names, attributes, files, directories, extended attributes. `keep_orphans` must run beside the
+    """The whole: names, attributes, files, directories, extended attributes. `keep_orphans` runs beside the
     calls."""

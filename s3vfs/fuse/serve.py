@@ -82,14 +82,21 @@ async def serve(
         raise MountError(f"cannot mount on {mountpoint}: {error}", hint="the lines above say why") from None
     try:
         invalidator.start()
-        await _run(mountpoint, options, ready, invalidator)
+        await _run(filesystem, mountpoint, options, ready, invalidator)
     finally:
         with trio.CancelScope(shield=True):
             await _end(mountpoint, invalidator)
 
 
-async def _run(mountpoint: str, options: MountOptions, ready: Callable[[], None], invalidator: Invalidator) -> None:
+async def _run(
+    filesystem: Filesystem,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    invalidator: Invalidator,
+) -> None:
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(filesystem.keep_orphans)
         nursery.start_soon(_become_ready, mountpoint, options, ready)
         await _serve_requests(options, invalidator)
         nursery.cancel_scope.cancel()
