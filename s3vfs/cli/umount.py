@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
+import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from s3vfs.cli.arguments import add_json
 from s3vfs.cli.progress import Progress
@@ -39,20 +41,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise NoMount(arguments.mountpoint)
     if running.record is None or running.dead:
         return _remove_dead(running)
-    try:
-        with Progress("publishing") as progress:
-            result = running.call("umount", progress)
-    except RemoteError as error:
-        if error.exit_code == Unpublished.exit_code:
-            _wait_for_exit(running.record.pid)
-        raise
-    except DaemonGone:
-        # The daemon ended without telling how: only the session directory knows what is left.
-        raise Unpublished(
-            f"the daemon of {mountpoint} ended before it had confirmed that everything is published",
-            hint=f"mount again with the same cache to go on; its work is kept in {running.record.session_directory}",
-        ) from None
-    _wait_for_exit(running.record.pid)
+    with _exit_of(running.record.pid) as wait_for_exit:
+        try:
+            with Progress("publishing") as progress:
+                result = running.call("umount", progress)
+        except RemoteError as error:
+            if error.exit_code == Unpublished.exit_code:
+                wait_for_exit()
+            raise
+        except DaemonGone:
+            # It ended without telling how: only the session directory knows what is left.
+            raise Unpublished(
+                f"the daemon of {mountpoint} ended before it had confirmed that everything is published",
+                hint=f"mount again with the same cache to go on with what is in {running.record.session_directory}",
+            ) from None
+        wait_for_exit()
     if arguments.json:
         print(json.dumps(result))
     return 0
@@ -70,13 +73,22 @@ def _remove_dead(running: RunningMount) -> int:
     )
 
 
-def _wait_for_exit(pid: int) -> None:
-    """Return when the daemon has ended, so that the same directory can be mounted at once."""
-    deadline = time.monotonic() + _EXIT_TIMEOUT_S
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            return
-        time.sleep(0.02)
-    raise MountError(f"the mount's daemon (process {pid}) has unmounted but does not end", hint="see its log")
+@contextmanager
+def _exit_of(pid: int) -> Iterator[Callable[[], None]]:
+    """Gives a function that returns when the process, which runs now, has ended: then the same directory can be mounted
+    at once. (A pidfd: it tells of an end before the parent has collected it, and never means another process.)"""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield lambda: None
+        return
+
+    def wait() -> None:
+        ended, _, _ = select.select([descriptor], [], [], _EXIT_TIMEOUT_S)
+        if not ended:
+            raise MountError(f"the mount's daemon (process {pid}) has unmounted but does not end", hint="see its log")
+
+    try:
+        yield wait
+    finally:
+        os.close(descriptor)
