@@ -22,7 +22,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonLines(logging.Formatter):
-    """time (UTC, ISO 8601), level, logger, message, then the record's own fields; `trace` for an exception."""
+    """time (UTC, ISO 8601), level, logger, message, pid, then the record's own fields; `trace` for an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -31,6 +31,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            "pid": record.process,
         }
         for name, value in vars(record).items():
             if name not in _STANDARD and name not in fields:

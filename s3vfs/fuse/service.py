@@ -36,7 +36,7 @@ def limits_for(memory_bytes: int, object_bytes: int, io_timeout_s: float) -> Lim
     Python, requests in flight and what the allocators keep."""
     return Limits(
         uploads=max(2, min(16, memory_bytes // (10 * object_bytes))),
-        fetching_bytes=max(8 * MIB, memory_bytes * 3 // 32),
+        fetches=max(2, min(32, memory_bytes // (64 * MIB))),
         io_timeout_s=io_timeout_s,
     )
 
