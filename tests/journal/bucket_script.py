@@ -128,11 +128,12 @@ class World:
 
     def environment(self) -> Environment:
         self._clients += 1
-        randomness = random.Random(self._clients)
+        number = self._clients
+        randomness = random.Random(number)
         return Environment(
             run=InlineRunner(),
             boot_id="boot",
-            wall_ns=lambda: START_NS,
+            wall_ns=lambda: START_NS + number,  # no two clocks are equal
             boottime_ns=lambda: int(trio.current_time() * SECOND),
             random=randomness,
             new_uuid=lambda: randomness.randbytes(16),

@@ -131,6 +131,10 @@ def test_the_tail_behind_the_boundary_is_trimmed() -> None:
         with pytest.raises(Trimmed):
             await journal.tail(3)
         assert await journal.tail(4) == 8
+        world.later(2 * HOUR)
+        await world.make_head(Head(VOLUME, 3, CheckpointRef(b"c" * 16, 7), 7))
+        with pytest.raises(Trimmed):
+            await journal.tail(5)  # although it is looked for above 8, which is known
 
     play(main)
 

@@ -12,7 +12,7 @@ from s3vfs.errors import UnknownFeature
 from s3vfs.journal.head import Head
 from s3vfs.journal.keys import record_seq
 from s3vfs.journal.record import decode_record
-from s3vfs.maintenance.trim import Policy, Round, keep_maintained, maintain
+from s3vfs.maintenance.trim import Policy, Round, keep_maintained, maintain, trim_target
 from s3vfs.namespace.rows import SnapshotRow, encode_row, snapshot_key
 from s3vfs.replica.memory_replica import MemoryReplica
 from s3vfs.replica.restore import restore
@@ -65,6 +65,17 @@ def test_trimming_keeps_the_newest_records_for_clients_a_little_behind() -> None
         world.later(2 * HOUR)
         assert (await upkeep(one)).deleted == 17
         assert lowest_record(world) == 18
+
+    play(main, with_head=False)
+
+
+@pytest.mark.parametrize(("keep", "least", "target"), [(3, 2, 18), (3, 17, 18), (3, 18, 1), (0, 2, 21), (30, 1, 1)])
+def test_the_boundary_moves_in_steps_that_are_worth_it(keep: int, least: int, target: int) -> None:
+    async def main(world: World) -> None:
+        one = await client(world, await make(world), 5)
+        await one.create(18)
+        await upkeep(one, Policy(10, 1 << 20, 10**6, 1))
+        assert trim_target(one.journal.head(), one.replica, Policy(10, 1 << 20, keep, least)) == target
 
     play(main, with_head=False)
 
