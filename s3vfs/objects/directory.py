@@ -105,9 +105,9 @@ class DirectoryFiles:
     def _link_new(self, directory: int, name: str, body: Sequence[Buffer]) -> bool:
         if _exists(directory, name):
             return False  # spares writing a body that cannot win
-        with self._body_file(directory, body) as source:
+        with self._body_file(body) as link:
             try:
-                source(name)
+                link(directory, name)
             except FileExistsError:
                 return False
         os.fsync(directory)
@@ -115,12 +115,12 @@ class DirectoryFiles:
 
     def _replace(self, directory: int, name: str, body: Sequence[Buffer], if_match: str) -> bool:
         second_name = RESERVED_NAME + name
-        with self._body_file(directory, body) as source, self._locked(directory):
+        with self._body_file(body) as link, self._locked(directory):
             if if_match and if_match != _etag_at(directory, name):
                 return False
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(second_name, dir_fd=directory)
-            source(second_name)
+            link(directory, second_name)
             os.rename(second_name, name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
         return True
@@ -244,21 +244,24 @@ class DirectoryFiles:
             folder = os.path.dirname(folder)
 
     @contextlib.contextmanager
-    def _body_file(self, directory: int, body: Sequence[Buffer]) -> Iterator[Callable[[str], None]]:
-        """Write and sync the body; yields what gives it a name in `directory` (FileExistsError where taken)."""
+    def _body_file(self, body: Sequence[Buffer]) -> Iterator[Callable[[int, str], None]]:
+        """Write and sync the body; yields what gives it a name in a directory (FileExistsError where taken).
+
+        The file begins in the root: the key's directory may be removed meanwhile, and refuses new files then.
+        """
         temporary = ""
         try:
-            fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=directory)
+            fd = os.open(self._root, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
             # File systems without unnamed files: old overlayfs, NFS.
-            temporary = f"{RESERVED_NAME}{os.getpid()}-{next(self._number)}-{id(body):x}"
-            fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=directory)
+            temporary = os.path.join(self._root, f"{RESERVED_NAME}{os.getpid()}-{next(self._number)}-{id(body):x}")
+            fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         source = temporary or f"/proc/self/fd/{fd}"
 
-        def link(name: str) -> None:
-            os.link(source, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
+        def link(directory: int, name: str) -> None:
+            os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
 
         try:
             _write_all(fd, body)
@@ -267,7 +270,7 @@ class DirectoryFiles:
         finally:
             os.close(fd)
             if temporary:
-                os.unlink(temporary, dir_fd=directory)
+                os.unlink(temporary)
 
     @contextlib.contextmanager
     def _locked(self, directory: int) -> Iterator[None]:
