@@ -1,0 +1,437 @@
+"""What programs do on one mount, through the kernel."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import Mount, eventually
+
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+
+
+def renameat2(old: Path, new: Path, flags: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def fails_with(code: int, call: Callable[[], object]) -> None:
+    with pytest.raises(OSError, match=rf"\[Errno {code}\]"):
+        call()
+
+
+def test_what_was_written_is_read(root: Path) -> None:
+    file = root / "file"
+    file.write_bytes(b"first")
+    assert file.read_bytes() == b"first"
+    file.write_bytes(b"2")
+    assert file.read_bytes() == b"2"
+    with open(file, "ab") as out:
+        out.write(b" and more")
+    assert file.read_bytes() == b"2 and more"
+
+
+def test_a_large_file_survives_a_new_look(root: Path, shared_mount: Mount) -> None:
+    data = os.urandom(20 << 20)
+    (root / "large").write_bytes(data)
+    descriptor = os.open(root / "large", os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+    assert (root / "large").read_bytes() == data
+
+
+def test_random_writes_meet_their_readers(root: Path) -> None:
+    with open(root / "random", "w+b", buffering=0) as file:
+        file.write(b"a" * 100_000)
+        file.seek(50_000)
+        file.write(b"b" * 10)
+        file.seek(49_995)
+        assert file.read(20) == b"a" * 5 + b"b" * 10 + b"a" * 5
+        file.seek(200_000)
+        file.write(b"end")
+        file.seek(99_999)
+        assert file.read(3) == b"a\0\0"
+    assert (root / "random").stat().st_size == 200_003
+
+
+def test_stat_tells_the_truth(root: Path) -> None:
+    file = root / "file"
+    file.write_bytes(b"x" * 5000)
+    status = file.stat()
+    assert (status.st_size, status.st_nlink, stat.S_IMODE(status.st_mode)) == (5000, 1, 0o644)
+    assert status.st_blocks == 10
+    assert status.st_ino != root.stat().st_ino
+    directory = root.stat()
+    assert (directory.st_size, directory.st_nlink) == (4096, 2)
+    (root / "sub").mkdir()
+    assert root.stat().st_nlink == 3
+
+
+def test_attributes_given_before_close_still_hold_after_it(root: Path) -> None:
+    """git and rsync compare them."""
+    with open(root / "file", "wb") as out:
+        out.write(b"contents")
+        out.flush()
+        os.utime(out.fileno(), ns=(1, 2))
+        before = os.fstat(out.fileno())
+    after = (root / "file").stat()
+    assert (before.st_size, before.st_mtime_ns, before.st_atime_ns) == (8, 2, 1)
+    assert (after.st_size, after.st_mtime_ns, after.st_atime_ns) == (8, 2, 1)
+    again = eventually(lambda: os.stat(root / "file"))
+    assert again == after
+
+
+def test_times_are_kept_to_the_nanosecond(root: Path) -> None:
+    (root / "file").touch()
+    os.utime(root / "file", ns=(1_111_111_111_222_333_444, 1_555_555_555_666_777_888))
+    status = (root / "file").stat()
+    assert (status.st_atime_ns, status.st_mtime_ns) == (1_111_111_111_222_333_444, 1_555_555_555_666_777_888)
+    before = status.st_ctime_ns
+    os.chmod(root / "file", 0o600)
+    assert (root / "file").stat().st_ctime_ns > before
+
+
+def test_truncate_cuts_and_grows(root: Path) -> None:
+    file = root / "file"
+    file.write_bytes(b"0123456789")
+    os.truncate(file, 4)
+    assert file.read_bytes() == b"0123"
+    os.truncate(file, 8)
+    assert file.read_bytes() == b"0123\0\0\0\0"
+    with open(file, "r+b") as out:
+        out.truncate(2)
+        assert os.fstat(out.fileno()).st_size == 2
+        out.seek(6)
+        out.write(b"x")
+    assert file.read_bytes() == b"01\0\0\0\0x"
+    fails_with(errno.EISDIR, lambda: os.truncate(root, 0))
+
+
+def test_a_sparse_file_uses_no_space_for_its_holes(root: Path) -> None:
+    with open(root / "sparse", "wb") as out:
+        out.seek(1 << 40)
+        out.write(b"end")
+    status = (root / "sparse").stat()
+    assert status.st_size == (1 << 40) + 3
+    assert status.st_blocks * 512 < 1 << 20
+    with open(root / "sparse", "rb") as file:
+        file.seek((1 << 40) - 2)
+        assert file.read() == b"\0\0end"
+
+
+def test_rename_replaces_and_keeps_the_inode(root: Path) -> None:
+    (root / "a").write_bytes(b"a")
+    (root / "b").write_bytes(b"b")
+    ino = (root / "a").stat().st_ino
+    os.rename(root / "a", root / "b")
+    assert os.listdir(root) == ["b"]
+    assert (root / "b").read_bytes() == b"a"
+    assert (root / "b").stat().st_ino == ino
+
+
+def test_rename_flags(root: Path) -> None:
+    (root / "a").write_bytes(b"a")
+    (root / "b").write_bytes(b"b")
+    fails_with(errno.EEXIST, lambda: renameat2(root / "a", root / "b", _RENAME_NOREPLACE))
+    renameat2(root / "a", root / "b", _RENAME_EXCHANGE)
+    assert ((root / "a").read_bytes(), (root / "b").read_bytes()) == (b"b", b"a")
+    renameat2(root / "a", root / "c", _RENAME_NOREPLACE)
+    assert sorted(os.listdir(root)) == ["b", "c"]
+    fails_with(errno.ENOENT, lambda: renameat2(root / "b", root / "gone", _RENAME_EXCHANGE))
+
+
+def test_renames_of_directories(root: Path) -> None:
+    os.makedirs(root / "a/b/c")
+    (root / "full").mkdir()
+    (root / "full/file").touch()
+    (root / "empty").mkdir()
+    fails_with(errno.EINVAL, lambda: os.rename(root / "a", root / "a/b/c/d"))
+    fails_with(errno.ENOTEMPTY, lambda: os.rename(root / "a", root / "full"))
+    os.rename(root / "a/b", root / "empty")
+    assert os.listdir(root / "empty") == ["c"]
+    assert os.path.samefile(root / "empty/c/..", root / "empty")
+    fails_with(errno.ENOTDIR, lambda: os.rename(root / "a", root / "full/file"))
+    fails_with(errno.EISDIR, lambda: os.rename(root / "full/file", root / "a"))
+
+
+def test_removal(root: Path) -> None:
+    (root / "file").touch()
+    (root / "directory/sub").mkdir(parents=True)
+    fails_with(errno.ENOTEMPTY, lambda: os.rmdir(root / "directory"))
+    fails_with(errno.EISDIR, lambda: os.unlink(root / "directory"))
+    fails_with(errno.ENOTDIR, lambda: os.rmdir(root / "file"))
+    fails_with(errno.ENOENT, lambda: os.unlink(root / "nothing"))
+    os.rmdir(root / "directory/sub")
+    os.rmdir(root / "directory")
+    os.unlink(root / "file")
+    assert os.listdir(root) == []
+
+
+def test_links_share_an_inode(root: Path) -> None:
+    (root / "a").write_bytes(b"shared")
+    os.link(root / "a", root / "b")
+    assert (root / "a").stat().st_nlink == (root / "b").stat().st_nlink == 2
+    assert os.path.samefile(root / "a", root / "b")
+    os.unlink(root / "a")
+    assert (root / "b").stat().st_nlink == 1
+    assert (root / "b").read_bytes() == b"shared"
+    fails_with(errno.EEXIST, lambda: os.link(root / "b", root / "b"))
+
+
+def test_symbolic_links(root: Path) -> None:
+    os.symlink("target", root / "link")
+    assert os.readlink(root / "link") == "target"
+    assert os.lstat(root / "link").st_size == 6
+    fails_with(errno.ENOENT, lambda: (root / "link").read_bytes())
+    (root / "target").write_bytes(b"there")
+    assert (root / "link").read_bytes() == b"there"
+    os.symlink("x" * 4095, root / "long")
+    assert os.readlink(root / "long") == "x" * 4095
+
+
+def test_special_files(root: Path) -> None:
+    os.mkfifo(root / "fifo")
+    os.mknod(root / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    assert stat.S_ISFIFO((root / "fifo").stat().st_mode)
+    assert (root / "device").stat().st_rdev == os.makedev(1, 3)
+
+
+def test_names_of_every_length(root: Path) -> None:
+    (root / ("n" * 255)).write_bytes(b"x")
+    assert os.listdir(root) == ["n" * 255]
+    fails_with(errno.ENAMETOOLONG, lambda: (root / ("n" * 256)).touch())
+    fails_with(errno.ENAMETOOLONG, lambda: os.stat(root / ("n" * 256)))
+    odd = os.fsencode(root) + b"/\xff\xfe odd \n name"
+    os.close(os.open(odd, os.O_CREAT))
+    assert b"\xff\xfe odd \n name" in os.listdir(os.fsencode(root))
+
+
+def test_exclusive_creation(root: Path) -> None:
+    os.close(os.open(root / "lock", os.O_CREAT | os.O_EXCL))
+    fails_with(errno.EEXIST, lambda: os.open(root / "lock", os.O_CREAT | os.O_EXCL))
+
+
+def test_an_unlinked_file_lives_until_it_is_closed(root: Path) -> None:
+    with open(root / "file", "w+b") as file:
+        file.write(b"before")
+        file.flush()
+        os.unlink(root / "file")
+        assert os.fstat(file.fileno()).st_nlink == 0
+        file.write(b" and after")
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        assert file.read() == b"before and after"
+        os.fchmod(file.fileno(), 0o600)
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+    assert os.listdir(root) == []
+
+
+def test_a_replaced_file_lives_until_it_is_closed(root: Path) -> None:
+    (root / "old").write_bytes(b"old")
+    with open(root / "old", "rb") as file:
+        (root / "new").write_bytes(b"new")
+        os.rename(root / "new", root / "old")
+        assert file.read() == b"old"
+    assert (root / "old").read_bytes() == b"new"
+
+
+def test_appends_go_to_the_end(root: Path) -> None:
+    first = os.open(root / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    second = os.open(root / "log", os.O_WRONLY | os.O_APPEND)
+    reader = os.open(root / "log", os.O_RDONLY)
+    try:
+        for index in range(10):
+            os.write(first if index % 2 else second, b"%d\n" % index)
+            assert os.fstat(reader).st_size == 2 * (index + 1)
+        assert os.pread(reader, 100, 0) == b"".join(b"%d\n" % index for index in range(10))
+    finally:
+        for descriptor in (first, second, reader):
+            os.close(descriptor)
+
+
+def test_a_mapping_reads_and_writes(root: Path) -> None:
+    data = os.urandom(300_000)
+    (root / "file").write_bytes(data)
+    with open(root / "file", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        assert mapping[100_000:100_010] == data[100_000:100_010]
+        mapping[5:9] = b"mmap"
+        mapping.flush()
+    assert (root / "file").read_bytes() == data[:5] + b"mmap" + data[9:]
+
+
+def test_a_mapping_outlives_its_descriptor(root: Path) -> None:
+    (root / "file").write_bytes(b"." * 4096)
+    descriptor = os.open(root / "file", os.O_RDWR)
+    mapping = mmap.mmap(descriptor, 4096)
+    os.close(descriptor)
+    mapping[:4] = b"late"
+    mapping.close()
+    assert (root / "file").read_bytes()[:5] == b"late."
+
+
+def test_programs_run_from_the_mount(root: Path) -> None:
+    (root / "program").write_bytes(Path("/bin/true").read_bytes())
+    os.chmod(root / "program", 0o755)
+    assert subprocess.run([root / "program"]).returncode == 0
+
+
+def test_extended_attributes(root: Path) -> None:
+    file = root / "file"
+    file.touch()
+    assert os.listxattr(file) == []
+    fails_with(errno.ENODATA, lambda: os.getxattr(file, "user.none"))
+    os.setxattr(file, "user.color", b"green")
+    os.setxattr(file, "trusted.mark", b"\0\1")
+    assert sorted(os.listxattr(file)) == ["trusted.mark", "user.color"]
+    assert os.getxattr(file, "user.color") == b"green"
+    fails_with(errno.EEXIST, lambda: os.setxattr(file, "user.color", b"", os.XATTR_CREATE))
+    fails_with(errno.ENODATA, lambda: os.setxattr(file, "user.new", b"", os.XATTR_REPLACE))
+    os.setxattr(file, "user.color", b"x" * 65536)
+    assert len(os.getxattr(file, "user.color")) == 65536
+    os.removexattr(file, "user.color")
+    assert os.listxattr(file) == ["trusted.mark"]
+    fails_with(errno.ENODATA, lambda: os.removexattr(file, "user.color"))
+    fails_with(errno.EOPNOTSUPP, lambda: os.setxattr(file, "system.posix_acl_access", b"\2\0\0\0"))
+
+
+def test_owners_modes_and_groups(root: Path) -> None:
+    file = root / "file"
+    file.touch()
+    os.chmod(file, 0o6755)
+    os.chown(file, 1234, 5678)
+    status = file.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1234, 5678, 0o755)
+    (root / "shared").mkdir()
+    os.chown(root / "shared", -1, 42)
+    os.chmod(root / "shared", 0o2777)
+    (root / "shared/file").touch()
+    (root / "shared/sub").mkdir()
+    assert (root / "shared/file").stat().st_gid == 42
+    assert (root / "shared/sub").stat().st_mode & stat.S_ISGID
+
+
+def as_nobody(directory: Path, program: str) -> list[str]:
+    """Run Python code as another user in `directory`; the words that it prints. The mountpoint lies below directories
+    of root's alone, so the way in is a descriptor."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        code = f"import os\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\nos.fchdir({descriptor})\n{program}"
+        command = ["/usr/bin/python3", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, pass_fds=[descriptor])
+    finally:
+        os.close(descriptor)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_other_users_are_checked(root: Path) -> None:
+    (root / "secret").write_bytes(b"s")
+    os.chmod(root / "secret", 0o600)
+    printed = as_nobody(
+        root,
+        "for path, flags in (('secret', os.O_RDONLY), ('new', os.O_CREAT | os.O_WRONLY)):\n"
+        "    try: os.open(path, flags)\n"
+        "    except OSError as error: print(error.errno)\n",
+    )
+    assert printed == [str(errno.EACCES)] * 2
+
+
+def test_only_owners_remove_from_a_sticky_directory(root: Path) -> None:
+    os.chmod(root, 0o1777)
+    (root / "roots").touch()
+    printed = as_nobody(
+        root,
+        "os.close(os.open('mine', os.O_CREAT)); os.unlink('mine')\n"
+        "try: os.unlink('roots')\n"
+        "except OSError as error: print(error.errno)\n",
+    )
+    assert printed == [str(errno.EPERM)]
+
+
+def test_only_root_lists_trusted_attributes(root: Path) -> None:
+    (root / "file").touch()
+    os.setxattr(root / "file", "trusted.secret", b"")
+    os.setxattr(root / "file", "user.open", b"")
+    assert as_nobody(root, "print(*os.listxattr('file'))") == ["user.open"]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "fd = os.open('program', os.O_WRONLY); os.write(fd, b'y'); os.close(fd)",
+        "os.truncate('program', 0)",
+        "os.close(os.open('program', os.O_WRONLY | os.O_TRUNC))",
+    ],
+    ids=["write", "truncate", "open"],
+)
+def test_a_stranger_who_changes_a_file_clears_setuid(root: Path, act: str) -> None:
+    (root / "program").write_bytes(b"x")
+    os.chmod(root / "program", 0o6777)
+    as_nobody(root, act)
+    assert stat.S_IMODE((root / "program").stat().st_mode) == 0o777
+
+
+def test_statfs_shows_room(root: Path) -> None:
+    figures = os.statvfs(root)
+    assert figures.f_bsize == figures.f_frsize == 4096
+    assert figures.f_bavail * 4096 > 1 << 49
+    assert figures.f_favail > 1 << 30
+    assert figures.f_namemax == 255
+
+
+def test_fsync_of_files_and_directories(root: Path) -> None:
+    with open(root / "file", "wb") as out:
+        out.write(b"x")
+        out.flush()
+        os.fsync(out.fileno())
+        os.fdatasync(out.fileno())
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def test_readahead_has_been_raised(shared_mount: Mount) -> None:
+    device = os.stat(shared_mount.path).st_dev
+    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    assert int(path.read_text()) == 2048
+
+
+def test_a_directory_is_read_again_after_rewinding(root: Path) -> None:
+    for index in range(50):
+        (root / f"{index:02}").touch()
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        assert sorted(os.listdir(descriptor)) == [f"{index:02}" for index in range(50)]
+        (root / "late").touch()
+        assert "late" in os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def test_removing_while_listing_loses_nothing(root: Path) -> None:
+    """rm -r reads a directory and removes what it has read."""
+    for index in range(700):
+        os.mkdir(root / f"{index:05}")
+    with os.scandir(root) as entries:
+        seen = []
+        for entry in entries:
+            seen.append(entry.name)
+            os.rmdir(entry.path)
+    assert len(seen) == len(set(seen)) == 700
+    assert os.listdir(root) == []

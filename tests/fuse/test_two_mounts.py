@@ -1,0 +1,302 @@
+"""What the users of one mount see of what those of another do (DESIGN 7). Both mounts have freshness 0."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import Mount, eventually
+
+Pair = tuple[Path, Path]
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def test_close_to_open(pair: Pair) -> None:
+    here, there = pair
+    for round_number in range(20):
+        data = b"%d " % round_number * (round_number * 97 % 4000 + 1)
+        (here / "file").write_bytes(data)
+        assert read(there / "file") == data
+        (there / "file").write_bytes(data[::-1])
+        assert read(here / "file") == data[::-1]
+
+
+def test_fsync_to_open(pair: Pair) -> None:
+    here, there = pair
+    with open(here / "file", "wb") as out:
+        out.write(b"synced")
+        out.flush()
+        os.fsync(out.fileno())
+        assert read(there / "file") == b"synced"
+
+
+def test_equal_size_and_mtime_hide_nothing_from_an_open(pair: Pair) -> None:
+    """The kernel's own check compares only these two."""
+    here, there = pair
+    (here / "file").write_bytes(b"aaaa")
+    os.utime(here / "file", ns=(1, 1))
+    assert read(there / "file") == b"aaaa"
+    (here / "file").write_bytes(b"bbbb")
+    os.utime(here / "file", ns=(1, 1))
+    assert read(there / "file") == b"bbbb"
+
+
+def test_pages_are_kept_while_nobody_else_writes(pair: Pair, shared_pair: tuple[Mount, Mount]) -> None:
+    here, there = pair
+    (here / "file").write_bytes(os.urandom(1 << 20))
+    first = read(there / "file")
+    descriptor = os.open(there / "file", os.O_RDONLY)
+    try:
+        # Pages that are in the kernel's cache are read without asking the daemon, even while it is stopped.
+        with shared_pair[1].frozen():
+            assert os.pread(descriptor, 1 << 20, 0) == first
+    finally:
+        os.close(descriptor)
+
+
+def test_a_replaced_file_is_opened_anew(pair: Pair) -> None:
+    """The other kernel holds the old entry: the open is answered ESTALE inside, and repeated."""
+    here, there = pair
+    for round_number in range(30):
+        (here / "new").write_bytes(b"%d" % round_number)
+        os.rename(here / "new", here / "file")
+        assert read(there / "file") == b"%d" % round_number
+
+
+def test_a_replaced_file_is_opened_anew_by_many_threads(pair: Pair) -> None:
+    here, there = pair
+    with ThreadPoolExecutor(8) as pool:
+        for round_number in range(10):
+            (here / "new").write_bytes(b"%d" % round_number)
+            os.rename(here / "new", here / "file")
+            seen = set(pool.map(lambda _: read(there / "file"), range(16)))
+            assert seen == {b"%d" % round_number}
+
+
+def test_a_replaced_directory_is_entered_anew(pair: Pair) -> None:
+    here, there = pair
+    (here / "directory").mkdir()
+    (here / "directory/file").write_bytes(b"old")
+    assert read(there / "directory/file") == b"old"
+    (here / "next").mkdir()
+    (here / "next/file").write_bytes(b"new")
+    os.rename(here / "directory", here / "former")
+    os.rename(here / "next", here / "directory")
+    assert read(there / "directory/file") == b"new"
+    assert read(there / "former/file") == b"old"
+
+
+def test_another_link_of_a_replaced_file_still_opens(pair: Pair) -> None:
+    """ESTALE is answered once to each thread: the file is still there under its other name."""
+    here, there = pair
+    (here / "a").write_bytes(b"linked")
+    os.link(here / "a", here / "b")
+    assert read(there / "a") == read(there / "b") == b"linked"
+    (here / "new").write_bytes(b"new")
+    os.rename(here / "new", here / "a")
+    for _ in range(3):
+        assert read(there / "b") == b"linked"
+        assert read(there / "a") == b"new"
+
+
+def test_a_local_rename_moves_no_outdated_entry(pair: Pair) -> None:
+    here, there = pair
+    for round_number in range(20):
+        (here / "a").write_bytes(b"old")
+        assert read(there / "a") == b"old"
+        (here / "new").write_bytes(b"%d" % round_number)
+        os.rename(here / "new", here / "a")
+        os.rename(there / "a", there / "b")
+        assert read(there / "b") == b"%d" % round_number
+
+
+def test_names_appear_and_vanish(pair: Pair) -> None:
+    here, there = pair
+    for round_number in range(20):
+        name = f"file{round_number % 3}"
+        assert not (there / name).exists()
+        (here / name).touch()
+        assert (there / name).exists()
+        os.unlink(here / name)
+        with pytest.raises(FileNotFoundError):
+            read(there / name)
+        eventually(lambda name=name: not (there / name).exists(), within_s=1)
+
+
+def test_what_was_missing_is_found_as_soon_as_it_is_there(pair: Pair) -> None:
+    """Negative entries are not cached."""
+    here, there = pair
+    for round_number in range(20):
+        with pytest.raises(FileNotFoundError):
+            os.stat(there / f"{round_number}")
+        (here / f"{round_number}").touch()
+        assert (there / f"{round_number}").stat().st_size == 0
+
+
+def test_stat_follows_within_a_second(pair: Pair) -> None:
+    """Without an open: the other kernel answers from its cache until it is told."""
+    here, there = pair
+    (here / "file").write_bytes(b"")
+    assert (there / "file").stat().st_size == 0
+    for size in range(1, 6):
+        with open(here / "file", "ab") as out:
+            out.write(b"x")
+        eventually(lambda size=size: (there / "file").stat().st_size == size, within_s=1)
+    os.chmod(here / "file", 0o600)
+    eventually(lambda: (there / "file").stat().st_mode & 0o777 == 0o600, within_s=1)
+
+
+def test_a_removed_name_vanishes_within_a_second(pair: Pair) -> None:
+    here, there = pair
+    (here / "file").touch()
+    assert (there / "file").exists()
+    os.unlink(here / "file")
+    eventually(lambda: not (there / "file").exists(), within_s=1)
+
+
+def test_a_replaced_name_leads_stat_to_the_new_file_within_a_second(pair: Pair) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"old")
+    assert (there / "file").stat().st_size == 3
+    (here / "new").write_bytes(b"newer")
+    ino = (here / "new").stat().st_ino
+    os.rename(here / "new", here / "file")
+    eventually(lambda: (there / "file").stat().st_ino == ino, within_s=1)
+
+
+def test_an_open_reader_sees_more_once_it_asks_again(pair: Pair) -> None:
+    here, there = pair
+    (here / "log").write_bytes(b"1")
+    with open(there / "log", "rb", buffering=0) as reader:
+        assert reader.read(10) == b"1"
+        with open(here / "log", "ab") as out:
+            out.write(b"2")
+        eventually(lambda: os.fstat(reader.fileno()).st_size == 2, within_s=1)
+        assert reader.read(10) == b"2"
+
+
+def test_listings_follow(pair: Pair) -> None:
+    here, there = pair
+    for index in range(10):
+        (here / f"{index}").touch()
+        assert len(os.listdir(there)) == index + 1
+    os.rename(here / "3", here / "three")
+    assert "three" in os.listdir(there)
+
+
+def test_exclusive_creation_has_one_winner(pair: Pair) -> None:
+    def attempt(path: Path) -> int:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(8) as pool:
+        for round_number in range(15):
+            paths = [directory / f"lock{round_number}" for directory in pair for _ in range(4)]
+            assert sum(pool.map(attempt, paths)) == 1
+
+
+def test_creation_without_exclusive_opens_what_another_made(pair: Pair) -> None:
+    def attempt(path: Path) -> int:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            return os.fstat(descriptor).st_ino
+        finally:
+            os.close(descriptor)
+
+    with ThreadPoolExecutor(4) as pool:
+        for round_number in range(15):
+            paths = [directory / f"file{round_number}" for directory in pair for _ in range(2)]
+            assert len(set(pool.map(attempt, paths))) == 1
+
+
+def test_mkdir_link_and_rename_have_one_winner(pair: Pair) -> None:
+    here, there = pair
+    (here / "source").touch()
+
+    def succeeds(call: object, *arguments: object) -> int:
+        try:
+            call(*arguments)  # type: ignore[operator]
+        except FileExistsError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(4) as pool:
+        for round_number in range(10):
+            for call in (os.mkdir, lambda path: os.link(path.parent / "source", path)):
+                paths = [directory / f"{round_number}-{id(call)}" for directory in (here, there, here, there)]
+                assert sum(pool.map(lambda path, call=call: succeeds(call, path), paths)) == 1
+
+
+def test_appends_from_two_mounts_never_overlap(pair: Pair) -> None:
+    here, there = pair
+    (here / "log").touch()
+    lines = 40
+
+    def append(path: Path, word: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        for index in range(lines):
+            os.write(descriptor, b"%s%03d\n" % (word, index))
+        os.close(descriptor)
+
+    threads = [
+        threading.Thread(target=append, args=(directory / "log", word))
+        for directory, word in ((here, b"a"), (there, b"b"), (here, b"c"), (there, b"d"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    data = read(there / "log")
+    assert data == read(here / "log")
+    found = data.split(b"\n")
+    assert found.pop() == b""
+    assert sorted(found) == sorted(
+        b"%s%03d" % (word, index) for word in (b"a", b"b", b"c", b"d") for index in range(lines)
+    )
+    for word in (b"a", b"b", b"c", b"d"):
+        assert [line for line in found if line.startswith(word)] == [b"%s%03d" % (word, i) for i in range(lines)]
+
+
+def test_a_file_unlinked_elsewhere_lives_on_while_it_is_open(pair: Pair) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"still here")
+    with open(there / "file", "rb") as reader:
+        os.unlink(here / "file")
+        eventually(lambda: not (there / "file").exists(), within_s=1)
+        assert reader.read() == b"still here"
+        assert os.fstat(reader.fileno()).st_nlink == 0
+
+
+def test_writers_of_different_parts_both_win(pair: Pair) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"." * 3000)
+    with open(here / "file", "r+b") as one, open(there / "file", "r+b") as two:
+        one.write(b"1" * 1000)
+        two.seek(2000)
+        two.write(b"2" * 1000)
+    expected = b"1" * 1000 + b"." * 1000 + b"2" * 1000
+    assert read(here / "file") == read(there / "file") == expected
+
+
+def test_a_removed_working_directory_is_gone(pair: Pair) -> None:
+    here, there = pair
+    (here / "directory").mkdir()
+    descriptor = os.open(there / "directory", os.O_RDONLY)
+    try:
+        os.rmdir(here / "directory")
+        eventually(lambda: not (there / "directory").exists(), within_s=1)
+        with pytest.raises(OSError, match=rf"\[Errno ({errno.ENOENT}|{errno.ESTALE})\]"):
+            os.open("file", os.O_CREAT, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
