@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 _ABSENT = bytes(8)
 _SUMS = ".sums"
+# What `.sums` may take of the disk; counted with each sector, and exactly when the folder is looked at.
+_SUMS_BYTES = 4096
 # Open entries: two descriptors each; the usual limit of a daemon is 1,024 or more.
 _OPEN_ENTRIES = 200
 # The time of last use is written to disk at most this often.
@@ -180,7 +182,7 @@ class Cache:
     def store(self, unit: Unit, data: bytes | memoryview) -> bool:
         """Keep a sector whose checksum the caller has just verified. False when the disk did not take it."""
         try:
-            if not self._make_room(unit.length):
+            if not self._make_room(unit.length + _SUMS_BYTES):
                 return False
             entry = self._entry(unit.entry, create=True)
             assert entry is not None
@@ -289,6 +291,16 @@ class Cache:
             if short:
                 self._not_before_ns = self.stopwatch_ns() + _PAUSE_NS
         return not short and self._used_bytes <= self.cap_bytes
+
+    def relieve(self) -> None:
+        """The disk is short for others: give up entries until the reserve is free again."""
+        if self._evicting.acquire(blocking=False):
+            try:
+                self._evict(0)
+            except OSError as error:
+                self._failed(error)
+            finally:
+                self._evicting.release()
 
     def _free_bytes(self) -> int:
         try:

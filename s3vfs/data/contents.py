@@ -21,9 +21,9 @@ import msgspec
 import trio
 
 from s3vfs.data.cache import Cache
+from s3vfs.data.failures import again, local_disk
 from s3vfs.data.fetch import DamagedSector, Fetcher
 from s3vfs.data.layout import Part, Unit, resolve
-from s3vfs.data.localdisk import local_disk
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
 from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
@@ -168,8 +168,7 @@ class Contents:
         file = self._writable(ino)
         working = file.working
         now_s = trio.current_time()
-        with local_disk():
-            working.valid.remove(offset, offset + length)
+        with local_disk(), working.changing(offset, offset + length):
             if length <= self._limits.inline_bytes and not file.storing.locked():
                 working.store(offset, view)
                 working.written(offset, offset + length, self._session.environment.wall_ns(), now_s)
@@ -179,7 +178,7 @@ class Contents:
                     await self._session.environment.run(working.store, offset, view)
                     working.written(offset, offset + length, self._session.environment.wall_ns(), now_s)
         if (offset + length) // self._sizes.object_bytes != offset // self._sizes.object_bytes:
-            self._publisher.upload_settled(working)
+            self._upkeep.settled(file)
         self._upkeep.wake()
         return length
 
@@ -210,6 +209,12 @@ class Contents:
         view = memoryview(data).cast("B")
         self._upkeep.check()
         await self.publish(ino)  # what this mount wrote before comes before
+        with self._session.view() as txn:
+            inode = Rows(txn).inode(ino)
+        if inode is not None and not inode.nlink:  # nobody else can add to it, and its bytes stay here
+            offset = self.attributes(ino, inode).size
+            await self.write(ino, offset, view)
+            return offset
         file = self._file(ino)
 
         def fill(body: memoryview) -> None:
@@ -284,6 +289,8 @@ class Contents:
     async def read(self, ino: int, offset: int, length: int, readahead: Readahead | None = None) -> Buffer:
         """Up to `length` bytes; fewer only at the end of the file. Holes are zeros."""
         file = self._files.get(ino)
+        if file is not None and file.lost and file.failure is not None:
+            raise again(file.failure)
         try:
             try:
                 return await self._read(file, ino, offset, length, readahead)
@@ -379,10 +386,18 @@ class Contents:
             file = self._files.get(ino)
             if file is not None and not (own and (file.committing or file.working.captured is not None)):
                 file.working.changed_elsewhere()
+        for ino in changes.orphans & self._files.keys():
+            self._note_links(self._files[ino])
+
+    def _note_links(self, file: OpenFile) -> None:
+        with self._session.view() as txn:
+            inode = Rows(txn).inode(file.ino)
+        file.orphan = inode is None or not inode.nlink
 
     def _reloaded(self) -> None:
         for file in self._files.values():
             file.working.changed_elsewhere()
+            self._note_links(file)
 
     def _path(self, ino: int) -> bytes:
         with self._session.view() as txn:

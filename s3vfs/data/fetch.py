@@ -14,6 +14,7 @@ import trio
 import xxhash
 
 from s3vfs.data.cache import Cache
+from s3vfs.data.failures import again
 from s3vfs.data.layout import Unit
 from s3vfs.data.protocol import MIB, DataSession, Limits, Sizes, data_key
 from s3vfs.errors import Damaged, S3vfsError, StoreUnreachable
@@ -116,7 +117,7 @@ class Fetcher:
         for flight in self.begin(units):
             await flight.landed.wait()
             if flight.error is not None:
-                raise flight.error.with_traceback(None)
+                raise again(flight.error)
             result.append(flight.data)
         return result
 
@@ -158,7 +159,7 @@ class Fetcher:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                parts, kept, bad = await self._session.environment.run(self._get, units)
+                parts, kept, bad = await self._request(units)
                 break
             except StoreUnreachable:
                 if trio.current_time() + pause_s > give_up_s:
@@ -178,14 +179,17 @@ class Fetcher:
                 self._spare_one(unit, data)
             self._land(unit, flight, data)
 
+    async def _request(self, units: list[Unit]) -> tuple[list[bytes | memoryview], list[bool], set[int]]:
+        self.counters.requests += 1
+        self.counters.bytes += sum(unit.length for unit in units)
+        return await self._session.environment.run(self._get, units)
+
     def _get(self, units: list[Unit]) -> tuple[list[bytes | memoryview], list[bool], set[int]]:
         """One ranged GET. The sectors, which of them the cache took, and which of them are not what they should be."""
         first, last = units[0], units[-1]
         offset = first.sector * self._sizes.sector_bytes
         length = last.sector * self._sizes.sector_bytes + last.length - offset
         body = memoryview(self._session.store.bulk.get_range(data_key(first.object), offset, length)).cast("B")
-        self.counters.requests += 1
-        self.counters.bytes += length
         parts: list[bytes | memoryview] = []
         kept: list[bool] = []
         bad: set[int] = set()
@@ -204,15 +208,13 @@ class Fetcher:
         """A sector came wrong: once more, alone. Raises DamagedSector when it is wrong again."""
         self.counters.bad_sectors += 1
         _log.warning("object %s: sector %d came damaged; fetched again", data_key(unit.object), unit.sector)
-        parts, kept, bad = await self._session.environment.run(self._get, [unit])
+        parts, kept, bad = await self._request([unit])
         if bad:
             self.counters.bad_sectors += 1
             raise DamagedSector(unit, data_key(unit.object))
         return parts[0], kept[0]
 
     def _spare_one(self, unit: Unit, data: bytes | memoryview) -> None:
-        if not self._cache.cap_bytes and unit.length > _SPARE_BYTES:
-            return
         copy = bytes(data)  # not the whole answer that it is a part of
         self._spare[(unit.object, unit.sector)] = copy
         self._spare_bytes += len(copy)

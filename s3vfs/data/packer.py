@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from s3vfs.data.failures import LocalDiskError, local_disk
 from s3vfs.data.protocol import DataSession
 from s3vfs.data.upload import Uploaded, Uploader
 from s3vfs.errors import Unpublished
@@ -115,9 +116,11 @@ class Packer:
         shares: list[int] = []
         offset = 0
         for parcel in parcels:
-            if parcel.about_to_commit is not None:
-                parcel.about_to_commit(pack.object)
-            own = parcel.ops(pack.object, offset)
+            own: Sequence[AnyOp] = ()
+            if parcel.error is None:
+                if parcel.about_to_commit is not None:
+                    parcel.about_to_commit(pack.object)
+                own = parcel.ops(pack.object, offset)
             shares.append(len(own))
             ops += own
             offset += parcel.length
@@ -129,7 +132,13 @@ class Packer:
 
 
 def _fill(parcels: list[Parcel], body: memoryview) -> None:
+    """Every parcel's bytes, in order. One that cannot be read keeps its place, dead, and does not hold up the
+    others."""
     offset = 0
     for parcel in parcels:
-        parcel.fill(body[offset : offset + parcel.length])
+        try:
+            with local_disk():
+                parcel.fill(body[offset : offset + parcel.length])
+        except LocalDiskError as error:
+            parcel.error = error
         offset += parcel.length

@@ -98,9 +98,8 @@ class Limits:
     # Bytes that one request to the bucket fetches at most: large enough for the connection, small enough to be
     # parallel.
     fetch_bytes: int = 2 * MIB
-    # Parallel ranged GETs, and the bytes that may be on their way into memory together.
+    # Parallel ranged GETs; with `fetch_bytes` this bounds the memory of reading.
     fetches: int = 8
-    fetching_bytes: int = 48 * MIB
     # Readahead window of one handle, first and largest.
     readahead_first_bytes: int = MIB
     readahead_most_bytes: int = 32 * MIB

@@ -41,7 +41,6 @@ class _Early:
 
     changes: int
     result: Uploaded | None = None
-    failed: bool = False
     done: trio.Event = field(default_factory=trio.Event)
 
 
@@ -108,7 +107,7 @@ class Publisher:
                 if early.changes == region.changes or not early.done.is_set():
                     continue
                 del self._early[key]
-            passed = file.last_end >= start + size
+            passed = file.run_start <= start and file.last_end >= start + size
             if not passed and now_s - region.touched_s < self._limits.settle_s:
                 continue
             if file.pending.dirty.covers(start, start + size) and not self._busy():
@@ -133,7 +132,6 @@ class Publisher:
             )
         except Exception as error:  # the publish tries again, and reports
             _log.warning("inode %d: upload of settled bytes at %d: %s", file.ino, start, error)
-            early.failed = True
         finally:
             early.done.set()
 
@@ -145,8 +143,9 @@ class Publisher:
         early = self._early.get(key)
         if early is not None and early.changes == changes:
             await early.done.wait()
-            del_early = self._early.pop(key, None)
-            if del_early is early and early.result is not None:
+        if early is not None and self._early.get(key) is early:
+            del self._early[key]
+            if early.changes == changes and early.result is not None:
                 return early.result
         start = index * self._sizes.object_bytes
         return await self._uploader.upload(self._sizes.object_bytes, lambda body: file.load_into(start, body))
@@ -272,9 +271,11 @@ class Publisher:
         file.base_version = 0 if inode is None else inode.version
         file.committed(parts, keep=file.foreign == foreign)
 
-    @staticmethod
-    def _remember(file: WorkingFile, placed: dict[int, Uploaded]) -> None:
-        file.sums.update((index, uploaded.checksums) for index, uploaded in placed.items())
+    def _remember(self, file: WorkingFile, placed: dict[int, Uploaded]) -> None:
+        """Regions whose bytes here are exactly an object's, for the cache."""
+        for index, uploaded in placed.items():
+            if file.valid.covers(*self._span(index)):
+                file.sums[index] = uploaded.checksums
 
     # -- ops ----------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,20 +91,16 @@ class RangeLog:
 
     def start(self, base_version: int, pending: Pending) -> None:
         """Begin a new log that holds `pending`, in the place of the one that is there. Atomic: old or new."""
-        entries: list[bytes] = []
         self._last = None
-        if pending.low is not None:
-            entries.append(_encode(_Kind.TRUNCATE, pending.low, 0, pending.ctime_ns))
-            if pending.end > pending.low:
-                entries.append(_encode(_Kind.TRUNCATE, pending.end, 0, pending.ctime_ns))
-        for start, end in pending.dirty:
-            entries.append(_encode(_Kind.WRITE, start, end - start, pending.ctime_ns))
-        if pending:
-            entries.append(_times(pending))
+        if self._fd >= 0 and not pending:
+            os.ftruncate(self._fd, HEADER_BYTES)
+            os.pwrite(self._fd, self._header(base_version), 0)
+            self._at = HEADER_BYTES
+            return
+        body = self._header(base_version) + b"".join(_entries(pending))
         beside = self.path.with_suffix(".new")
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            body = self._header(base_version) + b"".join(entries)
             os.pwrite(fd, body, 0)
             os.rename(beside, self.path)
         except BaseException:
@@ -147,6 +143,18 @@ class RangeLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _entries(pending: Pending) -> Iterator[bytes]:
+    """Entries that replay to `pending`."""
+    if pending.low is not None:
+        yield _encode(_Kind.TRUNCATE, pending.low, 0, pending.ctime_ns)
+        if pending.end > pending.low:
+            yield _encode(_Kind.TRUNCATE, pending.end, 0, pending.ctime_ns)
+    for start, end in pending.dirty:
+        yield _encode(_Kind.WRITE, start, end - start, pending.ctime_ns)
+    if pending:
+        yield _times(pending)
 
 
 def _times(pending: Pending) -> bytes:

@@ -14,9 +14,9 @@ from pathlib import Path
 import trio
 
 from s3vfs.data.cache import Cache
+from s3vfs.data.failures import again, local_disk
 from s3vfs.data.gather import gather
 from s3vfs.data.layout import file_entry
-from s3vfs.data.localdisk import local_disk
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
 from s3vfs.data.publish import Publisher
@@ -82,27 +82,32 @@ class Upkeep:
         self._hurry = True
         self._work.set()
 
+    def settled(self, file: OpenFile) -> None:
+        """Whole regions of the file may have settled: begin their uploads."""
+        if not file.orphan:
+            self._publisher.upload_settled(file.working)
+
     async def publish(self, file: OpenFile, *, orphans: bool = False) -> None:
         """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again."""
         if file.failure is not None and file.lost:
-            raise _again(file.failure)
+            raise again(file.failure)
         if file.working.dirty:
             seen = file.attempt
             contended = file.publishing.locked()
             async with file.publishing:
                 if contended and file.failure is not None and file.failed_attempt >= seen:
-                    raise _again(file.failure)
+                    raise again(file.failure)
                 await self._attempt(file, orphans=orphans)
         self.retire(file)
         if file.failure is not None:
-            raise _again(file.failure)
+            raise again(file.failure)
 
     async def publish_all(self) -> None:
         """Every file with unpublished changes."""
         await gather([partial(self.publish, file) for file in self._dirty()])
         for file in list(self._files.values()):
             if file.failure is not None:
-                raise _again(file.failure)
+                raise again(file.failure)
 
     def _dirty(self) -> list[OpenFile]:
         return [file for file in self._files.values() if file.working.dirty and not file.lost]
@@ -112,6 +117,7 @@ class Upkeep:
         if inode is None or (inode.nlink == 0 and not orphans):
             if inode is None:
                 self._drop(file)
+            file.retry_at_s = trio.current_time() + self._limits.dirty_age_s
             return
         file.attempt += 1
         attempt = file.attempt
@@ -138,8 +144,9 @@ class Upkeep:
             self._work.set()
             _log.warning("inode %d is not in the bucket: %s", file.ino, error)
             if isinstance(error, SessionFenced):
+                await self._give_up(file, error)
                 await self._fence(error)
-            raise _again(error) from error
+            raise again(error) from error
         finally:
             self._room.freed()
 
@@ -153,6 +160,7 @@ class Upkeep:
         """Publish what is old, or whatever there is when writers wait; begin uploads of what has settled."""
         while True:
             dirty = self._dirty()
+            await self._make_room()
             if not dirty:
                 self._work = trio.Event()
                 await self._work.wait()
@@ -161,12 +169,11 @@ class Upkeep:
             now_s = trio.current_time()
             if self._fenced is None:
                 for file in dirty:
-                    self._publisher.upload_settled(file.working)
+                    self.settled(file)
                     age_s = now_s - file.working.dirty_since_s
                     due = (hurry or age_s >= self._limits.dirty_age_s) and now_s >= file.retry_at_s
                     if due and not file.publishing.locked():
                         nursery.start_soon(self._publish_quietly, file, hurry)
-            self._drop_clean()
             self._work = trio.Event()
             with trio.move_on_after(_TICK_S):
                 while not self._hurry:
@@ -182,14 +189,18 @@ class Upkeep:
         except S3vfsError:
             return  # kept as the file's failure, logged, and reported to whoever asks (R10)
 
-    def _drop_clean(self) -> None:
-        """Open working files keep clean bytes for reading; when they are too many, the bucket and the cache have
-        them."""
+    async def _make_room(self) -> None:
+        """Open working files keep clean bytes for reading. When they are too many, the bucket and the cache have them;
+        when the disk is short, the cache gives way as well."""
         if self._room.kept_bytes <= self._limits.kept_bytes and not self._room.disk_short:
             return
-        for file in self._files.values():
-            if file.working.valid:
-                file.working.drop_clean()
+        with local_disk():
+            for file in self._files.values():
+                if file.working.valid:
+                    file.working.drop_clean()
+        if self._room.disk_short:
+            await self._session.environment.run(self._cache.relieve)
+        self._room.freed()
 
     # -- clean files --------------------------------------------------------------------------------------------------
 
@@ -229,15 +240,24 @@ class Upkeep:
     # -- what cannot go on --------------------------------------------------------------------------------------------
 
     async def _fence(self, error: SessionFenced) -> None:
-        """The session is out of office: keep all unpublished bytes for their users (R13)."""
+        """The session is out of office: from now on handles give EIO. Files that are being published hear it
+        themselves."""
         if self._fenced is not None:
             return
         self._fenced = error
-        for file in self._dirty():
-            file.failure = file.failure or error
-            await self._keep(file.working, str(error))
-            file.lost = True
         self._room.freed()
+        for file in self._dirty():
+            if not file.publishing.locked():
+                await self._give_up(file, error)
+
+    async def _give_up(self, file: OpenFile, error: SessionFenced) -> None:
+        """Keep the unpublished bytes of a file for their user (R13)."""
+        file.failure = file.failure or error
+        file.lost = True
+        await self._keep(file.working, str(error))
+        file.working.discard()
+        with local_disk():
+            file.working.remove()
 
     async def _keep(self, working: WorkingFile, reason: str) -> None:
         ranges = [(start, end - start) for start, end in working.unpublished()]
@@ -282,7 +302,9 @@ class Upkeep:
             rows = Rows(txn)
             inode = rows.inode(replayed.ino)
             pending = replayed.remaining(lambda object_id: rows.object(object_id) is not None)
-        working = WorkingFile.place(self._folder, replayed.ino, environment.boot_id, self._sizes.object_bytes)
+        working = WorkingFile.place(
+            self._folder, replayed.ino, environment.boot_id, self._sizes.object_bytes, left_behind=True
+        )
         if not pending or inode is None or inode.nlink == 0:
             if pending.dirty:
                 _log.warning("unpublished bytes of inode %d go with it: it is gone", replayed.ino)
@@ -297,11 +319,3 @@ class Upkeep:
             working.resume(pending, replayed.base_version, trio.current_time())
         self._files[replayed.ino] = OpenFile(replayed.ino, working)
         _log.info("inode %d: %d unpublished bytes taken up", replayed.ino, pending.dirty.total_bytes)
-
-
-def _again(error: S3vfsError) -> S3vfsError:
-    """The same failure, to be raised once more: each raise gets a traceback of its own."""
-    twin = type(error).__new__(type(error))
-    twin.args = error.args
-    twin.__dict__.update(error.__dict__)
-    return twin

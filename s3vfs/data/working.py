@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 _COMPACT_ENTRIES = 4096
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Region:
     """What is known of one object-sized, object-aligned part of the file: when it was last written (`touched_s`, trio
-    time) and how often (`changes`), for telling whether a copy of it is still the present one."""
+    time), and `changes`, a number that no earlier state of the file had, for telling whether a copy is still the
+    present one."""
 
-    changes: int = 0
-    touched_s: float = 0.0
+    changes: int
+    touched_s: float
 
 
 @dataclass(slots=True)
@@ -53,22 +55,29 @@ class WorkingFile:
     regions: dict[int, Region] = field(default_factory=dict)
     sums: dict[int, bytes] = field(default_factory=dict)
     dirty_since_s: float = 0.0
+    run_start: int = 0
     last_end: int = -1
     foreign: int = 0
     fd: int = -1
     _logging: bool = False
+    _made: bool = False
+    _changes: int = 0
 
     @classmethod
-    def place(cls, folder: Path, ino: int, boot_id: str, object_bytes: int) -> WorkingFile:
-        """The working file of an inode, not opened yet."""
+    def place(
+        cls, folder: Path, ino: int, boot_id: str, object_bytes: int, *, left_behind: bool = False
+    ) -> WorkingFile:
+        """The working file of an inode, not opened yet. `left_behind`: an earlier daemon made it."""
         path = folder / f"{ino:016x}"
-        return cls(ino, path, RangeLog(path.with_suffix(".log"), ino, boot_id), object_bytes)
+        log = RangeLog(path.with_suffix(".log"), ino, boot_id)
+        return cls(ino, path, log, object_bytes, _made=left_behind)
 
     # -- local file ---------------------------------------------------------------------------------------------------
 
     def open(self) -> int:
         """The descriptor of the sparse file, made when it is not there. Raises OSError."""
         if self.fd < 0:
+            self._made = True
             self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self.fd
 
@@ -89,6 +98,9 @@ class WorkingFile:
     def remove(self) -> None:
         """Delete both files. Only when nothing here is the only copy of anything."""
         self.close()
+        if not self._made:
+            return
+        self._made = False
         self.path.unlink(missing_ok=True)
         self.log.path.unlink(missing_ok=True)
 
@@ -97,9 +109,20 @@ class WorkingFile:
     def touch(self, start: int, end: int, now_s: float) -> None:
         """Bytes of [start, end) are about to change, or have just changed: copies made of them before are outdated."""
         for index in range(start // self.object_bytes, -(-end // self.object_bytes)):
-            region = self.regions.setdefault(index, Region())
-            region.changes += 1
-            region.touched_s = now_s
+            self._changes += 1
+            self.regions[index] = Region(self._changes, now_s)
+            self.sums.pop(index, None)
+
+    @contextmanager
+    def changing(self, start: int, end: int) -> Iterator[None]:
+        """Inside, bytes of [start, end) are stored and then noted by `written`. Where that fails, what is there now is
+        unknown, so no clean bytes are claimed."""
+        self.valid.remove(start, end)
+        try:
+            yield
+        except BaseException:
+            self.valid.remove(start, end)
+            raise
 
     def store(self, offset: int, data: Buffer) -> None:
         """Put the bytes into the local file: the blocking part of a write. Raises OSError (ENOSPC, EIO)."""
@@ -119,6 +142,8 @@ class WorkingFile:
         self.pending.write(start, end, time_ns)
         self.valid.remove(start, end)
         self.touch(start, end, now_s)
+        if start != self.last_end:
+            self.run_start = start
         self.last_end = end
         if self.log.entries > _COMPACT_ENTRIES + 4 * len(self.pending.dirty) and self.captured is None:
             self.log.start(self.base_version, self.pending)
@@ -133,7 +158,9 @@ class WorkingFile:
         self.pending.truncate(size, time_ns)
         self.valid.remove(size, ENDLESS)
         for index in [index for index in self.regions if (index + 1) * self.object_bytes > size]:
-            self.regions[index].changes += 1
+            del self.regions[index]
+        for index in [index for index in self.sums if (index + 1) * self.object_bytes > size]:
+            del self.sums[index]
 
     def set_times(self, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
         """utimensat on a file with unpublished changes: the times go out with them."""
@@ -172,10 +199,13 @@ class WorkingFile:
             self.pending = rest.followed_by(self.pending)
         else:
             self.dirty_since_s = now_s
-        if not self.pending:
-            self.regions.clear()
+        for index in [index for index in self.regions if not self._dirty_in(index)]:
+            del self.regions[index]
         if self._logging:
             self.log.start(self.base_version, self.pending)
+
+    def _dirty_in(self, index: int) -> bool:
+        return self.pending.dirty.overlaps(index * self.object_bytes, (index + 1) * self.object_bytes)
 
     def changed_elsewhere(self) -> None:
         """The inode's contents were changed by someone else: clean bytes here may be outdated, dirty ones stay."""
@@ -197,6 +227,7 @@ class WorkingFile:
         """Forget all unpublished changes: the inode is gone."""
         self.pending = Pending()
         self.valid.clear()
+        self.sums.clear()
         self.regions.clear()
 
     def drop_clean(self) -> None:

@@ -1,7 +1,7 @@
 """A volume in memory for the data room's tests: real rows, the real apply, a "journal" that is one list of commits.
 
-Several `Client`s share one `Volume`; each is what `data.protocol.DataSession` asks for. Files are made with `make_file`.
-"""
+Several `Client`s share one `Volume`; each is what `data.protocol.DataSession` asks for. Files are made with
+`make_file`."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ class Volume:
 
 @dataclass
 class Client:
-    """One mount's session. `refuse` is raised by the next commits while it is set; `lose_answer`: applied, then refused."""
+    """One mount's session. `refuse` is raised by the next commits while it is set; `never_answer`: they are applied,
+    and nobody hears of it."""
 
     volume: Volume
     store: Store
@@ -107,7 +108,7 @@ class Client:
     sid: int = 1
     listeners: list[Listener] = field(default_factory=list)
     refuse: S3vfsError | None = None
-    lose_answer: bool = False
+    never_answer: bool = False
     looks: int = 0
     on_fresh: Callable[[], None] | None = None
     _objects: int = 0
@@ -127,12 +128,12 @@ class Client:
 
     async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
         await trio.lowlevel.checkpoint()
-        if self.refuse is not None and not self.lose_answer:
+        if self.refuse is not None:
             raise self.refuse
         verdicts = self.volume.apply(ops, self)
         await trio.lowlevel.checkpoint()
-        if self.refuse is not None:
-            raise self.refuse
+        if self.never_answer:
+            await trio.sleep_forever()
         return verdicts
 
     async def fresh(self, within_s: float | None = None) -> None:

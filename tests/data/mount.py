@@ -1,4 +1,5 @@
-"""One mount of the test volume: its session, its faults, its requests, its Contents. What most data tests begin with."""
+"""One mount of the test volume: its session, its faults, its requests, its Contents. What most data tests begin
+with."""
 
 from __future__ import annotations
 
@@ -98,5 +99,5 @@ async def until(condition: object, deadline_s: float = 10) -> None:
     """Poll a condition; TooSlowError after the deadline."""
     assert callable(condition)
     with trio.fail_after(deadline_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110: the condition is another thread's
             await trio.sleep(0.01)

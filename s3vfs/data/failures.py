@@ -1,4 +1,5 @@
-"""Errors of the local disk, translated once. Knows nothing of what was being done."""
+"""Errors of the local disk, translated once; and raising one failure to several callers. Knows nothing of what was
+done."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from s3vfs.errors import S3vfsError
+
+_Error = TypeVar("_Error", bound=S3vfsError)
 
 
 class LocalDiskError(S3vfsError):
@@ -26,3 +30,11 @@ def local_disk() -> Iterator[None]:
         yield
     except OSError as error:
         raise LocalDiskError(error) from error
+
+
+def again(error: _Error) -> _Error:
+    """The same failure, to be raised once more: each raise gets a traceback of its own."""
+    twin = type(error).__new__(type(error))
+    twin.args = error.args
+    twin.__dict__.update(error.__dict__)
+    return twin

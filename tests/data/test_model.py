@@ -1,0 +1,158 @@
+"""Random histories of two mounts and a kill, against plain bytes."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s3vfs.data.protocol import data_key
+from s3vfs.namespace.rows import Rows
+from tests.data.double import Volume
+from tests.data.mount import Mount, mounted
+
+SPAN = 400
+offsets = st.integers(0, SPAN)
+step = st.one_of(
+    st.tuples(st.just("write"), offsets, st.integers(1, 150)),
+    st.tuples(st.just("truncate"), offsets, st.just(0)),
+    st.tuples(st.just("read"), offsets, st.integers(1, SPAN)),
+    st.tuples(st.just("publish"), st.just(0), st.just(0)),
+    st.tuples(st.just("reopen"), st.just(0), st.just(0)),
+    st.tuples(st.just("kill"), st.just(0), st.just(0)),
+    st.tuples(st.just("wait"), st.integers(0, 8), st.just(0)),
+    st.tuples(st.just("foreign write"), offsets, st.integers(1, 150)),
+    st.tuples(st.just("foreign truncate"), offsets, st.just(0)),
+    st.tuples(st.just("append"), st.just(0), st.integers(1, 60)),
+)
+
+
+class Bytes:
+    """A file as a bytearray with POSIX's rules."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.truncate(max(len(self.data), offset))
+        self.data[offset : offset + len(data)] = data
+
+    def truncate(self, size: int) -> None:
+        del self.data[size:]
+        self.data.extend(bytes(size - len(self.data)))
+
+
+async def check_bucket(volume: Volume) -> None:
+    """R9: every object that a record declares is in the bucket, whole."""
+    for declared in volume.declared():
+        body = volume.bucket.peek(data_key(declared.object))
+        assert body is not None
+        assert len(body) == declared.size
+
+
+def check_rows(volume: Volume, ino: int) -> None:
+    extents = list(Rows(volume.rows).extents(ino))
+    assert all(extent.length for _, extent in extents)
+
+
+class History:
+    """One mount with a working file, whose daemon may be killed, and another mount that writes in between.
+
+    The model is exact because the other mount's changes come while this one has nothing unpublished, or through
+    `followed`: the later record wins, so what is unpublished here is laid over the foreign change when it is published.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.volume = Volume()
+        self.ino = self.volume.make_file()
+        self.random = random.Random(seed)
+        self.published = Bytes()
+        self.unpublished: list[tuple[str, int, bytes]] = []
+
+    def now(self) -> bytes:
+        """What this mount must see."""
+        file = Bytes()
+        file.data[:] = self.published.data
+        for kind, offset, data in self.unpublished:
+            if kind == "write":
+                file.write(offset, data)
+            else:
+                file.truncate(offset)
+        return bytes(file.data)
+
+    def settle(self) -> None:
+        self.published.data[:] = self.now()
+        self.unpublished.clear()
+
+    async def run(self, steps: list[tuple[str, int, int]]) -> None:
+        at = 0
+        while at <= len(steps):
+            async with mounted(self.volume, self.folder / "own") as mount:
+                mount.contents.opened(self.ino, True)
+                assert await mount.whole(self.ino) == self.now()
+                while at < len(steps) and steps[at][0] != "kill":
+                    await self.act(mount, *steps[at])
+                    at += 1
+                    size = mount.contents.attributes(self.ino, self.volume.inode(self.ino)).size
+                    assert size == len(self.now())
+            at += 1
+        async with mounted(self.volume, self.folder / "own") as mount:
+            assert await mount.whole(self.ino) == self.now()
+            await mount.contents.publish_all()
+            self.settle()
+        async with mounted(self.volume, self.folder / "last") as mount:
+            assert await mount.whole(self.ino) == self.now()
+        await check_bucket(self.volume)
+        check_rows(self.volume, self.ino)
+
+    async def act(self, mount: Mount, kind: str, offset: int, length: int) -> None:
+        contents, ino = mount.contents, self.ino
+        data = self.random.randbytes(length)
+        if kind == "write":
+            await contents.write(ino, offset, data)
+            self.unpublished.append(("write", offset, data))
+        elif kind == "truncate":
+            await contents.truncate(ino, offset)
+            self.unpublished.append(("truncate", offset, b""))
+        elif kind == "read":
+            assert bytes(await contents.read(ino, offset, length, contents.readahead())) == self.now()[offset:][:length]
+        elif kind == "publish":
+            await contents.publish(ino)
+            self.settle()
+        elif kind == "append":
+            await contents.append(ino, data)
+            self.settle()
+            self.published.write(len(self.published.data), data)
+        elif kind == "reopen":
+            await contents.publish(ino)
+            self.settle()
+            contents.closed(ino, True)
+            assert not list((self.folder / "own" / "working").iterdir())
+            contents.opened(ino, True)
+        elif kind == "wait":
+            await trio.sleep(offset)
+            await trio.testing.wait_all_tasks_blocked()
+            if not mount.contents.status()["unpublished_files"]:
+                self.settle()
+        elif kind == "foreign truncate":
+            self.volume.clients[0].foreign_size(ino, offset)
+            self.published.truncate(offset)
+        else:
+            async with mounted(self.volume, self.folder / "other") as other:
+                await other.contents.write(ino, offset, data)
+                await other.contents.publish(ino)
+            self.published.write(offset, data)
+        assert await mount.whole(ino) == self.now()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(step, max_size=25), st.integers(0, 1000))
+def test_every_history_reads_as_plain_bytes_would(steps: list[tuple[str, int, int]], seed: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="data-", dir="/dev/shm") as folder:
+        trio.run(History(Path(folder), seed).run, steps, clock=trio.testing.MockClock(autojump_threshold=0))
