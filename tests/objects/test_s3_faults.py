@@ -120,6 +120,18 @@ def test_a_bulk_put_whose_answer_is_lost_is_asked_once_and_unknown(proxy: Proxy,
     through(check)
 
 
+def test_a_conflict_is_neither_won_nor_lost(proxy: Proxy, through: Callable[..., None]) -> None:
+    async def check(store: Store) -> None:
+        proxy.add(Rule(Action.ANSWER_409, method="PUT", times=None))
+        assert (await store.control.put("HEAD", b"1", if_absent=True)).outcome is Outcome.CONFLICT
+        assert (await store.control.put("HEAD", b"1", if_match='"0"')).outcome is Outcome.CONFLICT
+        with pytest.raises(StoreUnreachable):
+            await run(store.bulk.put_new, "data/00/a", [b"1"])
+        assert puts(proxy) == 3
+
+    through(check)
+
+
 @pytest.mark.parametrize("action", [Action.ANSWER_500, Action.ANSWER_503, Action.LOSE_ANSWER, Action.RESET_ANSWER])
 def test_reads_are_repeated_until_they_succeed(proxy: Proxy, through: Callable[..., None], action: Action) -> None:
     async def check(store: Store) -> None:

@@ -34,11 +34,19 @@ class Action(enum.Enum):
     PASS = "pass"  # only the rule's delay
     ANSWER_503 = "answer 503"  # SlowDown, without asking the server
     ANSWER_500 = "answer 500"
+    ANSWER_409 = "answer 409"  # ConditionalRequestConflict: another request is in the way
     RESET_REQUEST = "reset request"  # the connection breaks in the middle of the request's body
     RESET_ANSWER = "reset answer"  # ... in the middle of the answer's body
     STALL_ANSWER = "stall answer"  # silence in the middle of the answer's body
     LOSE_ANSWER = "lose answer"  # the server does it and answers; the client sees the connection break
     HANG = "hang"  # the request is read, and nothing ever comes back
+
+
+_ERRORS = {
+    Action.ANSWER_503: ("503 Slow Down", "SlowDown"),
+    Action.ANSWER_500: ("500 Internal Server Error", "InternalError"),
+    Action.ANSWER_409: ("409 Conflict", "ConditionalRequestConflict"),
+}
 
 
 @dataclass(slots=True)
@@ -218,7 +226,7 @@ class Proxy:
                     rule = self._chosen(head)
                     self._wait(self._latency_s + (rule.delay_s if rule else 0.0))
                     action = rule.action if rule else Action.PASS
-                    if action in (Action.ANSWER_503, Action.ANSWER_500):
+                    if action in _ERRORS:
                         self._answer_error(client, head, action)
                         continue
                     if server is None or _is_gone(server.socket):
@@ -323,7 +331,7 @@ class Proxy:
         if head.awaits_continue:
             client.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         client.copy_body(head.content_length, lambda piece: None)
-        status, code = ("503 Slow Down", "SlowDown") if action is Action.ANSWER_503 else ("500 Error", "InternalError")
+        status, code = _ERRORS[action]
         body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>on order</Message></Error>'.encode()
         date = formatdate(usegmt=True)
         lines = [f"HTTP/1.1 {status}", f"Date: {date}", "Content-Type: application/xml", f"Content-Length: {len(body)}"]
