@@ -108,6 +108,12 @@ def test_shrinking_cuts_extents_and_growing_leaves_a_hole(volume: TestVolume) ->
     volume.sound()
 
 
+def test_shrinking_by_one_byte_cuts_one(volume: TestVolume) -> None:
+    volume.ok(write(16, (0, 100, 1, 0)), setattr_op(16, SIZE, size=99))
+    assert volume.extents(16) == [(0, 99, 1, 0)]
+    volume.sound()
+
+
 def test_the_same_size_is_no_new_version(volume: TestVolume) -> None:
     volume.ok(setattr_op(16, SIZE, size=0, time_ns=5000))
     assert (volume.inode(16).version, volume.inode(16).mtime_ns) == (1, 5000)
