@@ -83,10 +83,12 @@ class Registrar:
         """Resume the session of `identity`, or announce a new one. None: the RESUME was refused; rebuild the replica,
         then call again without an identity.
 
-        Raises ReadOnly where the journal stops this client, and what the disk raises.
+        Raises Damaged or UnknownFeature where the journal stops this client, and what the disk raises.
         """
         while True:
             await self._base.ready()
+            if self._base.fatal is not None:
+                raise self._base.fatal  # nothing is served yet: whoever starts shall hear the reason itself
             refusal = self._base.refusal()
             if refusal is not None:
                 raise refusal

@@ -24,9 +24,11 @@ from s3vfs.session.options import MAX_RECORD_BYTES, MAX_RECORD_OPS
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """The ops of one commit. `seq` is that of the record with its last op. Once `done`: `error`, or all `verdicts`."""
+    """The ops of one commit, numbered from `first_number`. `seq` is that of the record with its last op. Once `done`:
+    `error`, or all `verdicts`."""
 
     size: int
+    first_number: int
     background: bool
     on_done: Callable[[Group], None] | None
     done: trio.Event = field(default_factory=trio.Event)
@@ -98,7 +100,7 @@ class Pipeline:
             raise refusal
         if self._closed:
             raise SessionError("the session is being closed")
-        group = Group(len(ops), background, on_done)
+        group = Group(len(ops), self._next_number, background, on_done)
         if not ops:
             group.leave(None, self._base.applied_seq)
             return group

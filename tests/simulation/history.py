@@ -40,16 +40,22 @@ class Report:
     records: int = 0
     steps: int = 0
     lives: int = 0
+    requests: int = 0
     ghosts: int = 0
     reloads: int = 0
+    stopped: int = 0
+    resumed: int = 0
+    evicted: int = 0
+    lost_races: int = 0
     fenced: int = 0
     unreachable: int = 0
     trace: list[str] = field(default_factory=list)
 
 
 class History:
-    def __init__(self, world: World, root: Path) -> None:
+    def __init__(self, world: World, root: Path, corrupting: bool) -> None:
         self._world = world
+        self._corrupting = corrupting
         self._diary = Diary()
         self._clients = [Client(world, number, root) for number in range(CLIENTS)]
         self._running = CLIENTS
@@ -71,7 +77,7 @@ class History:
                 world.nursery.cancel_scope.cancel()
         if limit.cancelled_caught:
             raise Violation("stuck: the history is not over after an hour")
-        check_history(world, self._clients, self._diary)
+        check_history(world, self._clients, self._diary, corrupting=self._corrupting)
         return self._report()
 
     def _peek(self, seq: int) -> bytes:
@@ -86,8 +92,13 @@ class History:
             records=self._world.tail,
             steps=len(self._diary.steps),
             lives=len(sessions),
+            requests=self._world.requests,
             ghosts=self._world.ghosts,
             reloads=sum(session.counters.reloads for session in sessions),
+            stopped=sum(session.fatal is not None for session in sessions),
+            resumed=sum(session.resumed for session in sessions),
+            evicted=sum(session.fenced for session in sessions),
+            lost_races=sum(session.counters.records_lost for session in sessions),
             fenced=sum(step.error == "SessionFenced" for step in self._diary.steps),
             unreachable=sum(step.error == "StoreUnreachable" for step in self._diary.steps),
             trace=self._world.trace,
@@ -129,6 +140,7 @@ class History:
         for client in self._clients:
             client.way.climate = CALM
             client.way.freezer.thaw()
+            client.way.corrupt_next_record = False
         for client in self._clients:
             while not await client.live(partial(self._work, client, 1)):
                 pass
@@ -145,6 +157,7 @@ class History:
             (self._long_freeze, 2),
             (self._evict, 1),
             (self._maintain, 3),
+            (self._corrupt, 5 if self._corrupting else 0),
         )
         while self._running:
             await trio.sleep(generator.uniform(0.1, 2.5))
@@ -182,6 +195,9 @@ class History:
             self._after_death[client.name] = lambda dead: dead.put_disk(copy)
         self._world.say("fate", f"kills {client.name}, then: {change}")
         client.kill()
+
+    async def _corrupt(self, client: Client) -> None:
+        client.way.corrupt_next_record = True
 
     async def _copy_disk(self, client: Client) -> None:
         self._copies.append(client.look_at_disk())
@@ -265,14 +281,17 @@ def make_deterministic(seed: int) -> None:
     _run._r = random.Random(seed)  # type: ignore[attr-defined]
 
 
-def run_history(seed: int, *, keep_trace: bool = False) -> Report:
-    """Raises Violation, or whatever escaped from a client, with the trace as `error.trace`."""
+def run_history(seed: int, *, keep_trace: bool = False, corrupting: bool = False) -> Report:
+    """Raises Violation, or whatever escaped from a client, with the trace as `error.trace`.
+
+    `corrupting`: now and then a client is given a record that does not belong where it stands (R4).
+    """
     shared_memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="s3vfs-sim-", dir=shared_memory if shared_memory.is_dir() else None))
     world = World(seed, keep_trace)
     make_deterministic(seed)
     try:
-        return trio.run(History(world, root).run, clock=MockClock(autojump_threshold=0))
+        return trio.run(History(world, root, corrupting).run, clock=MockClock(autojump_threshold=0))
     except BaseException as error:
         error.trace = world.trace  # type: ignore[attr-defined]
         raise

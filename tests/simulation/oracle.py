@@ -29,6 +29,7 @@ class Done:
     sid: int
     incarnation: int
     life: str
+    number: int
     op: AnyOp
     verdict: Verdict
 
@@ -62,16 +63,16 @@ def replay(world: World) -> Witness:
             numbered = decode_op(raw)
             if numbered is None:
                 raise Violation(f"record {seq} has an op that nobody can decode")
-            done.append(Done(seq, header.sid, header.incarnation, appeared.life, numbered.op, verdict))
+            done.append(Done(seq, header.sid, header.incarnation, appeared.life, numbered.number, numbered.op, verdict))
         witness.records[seq] = done
     return witness
 
 
-def check_history(world: World, clients: Iterable[Client], diary: Diary) -> None:
-    """Raises Violation."""
+def check_history(world: World, clients: Iterable[Client], diary: Diary, *, corrupting: bool = False) -> None:
+    """Raises Violation. `corrupting`: clients were given wrong records, and may, or rather must, have stopped."""
     witness = replay(world)
     for client in clients:
-        check_positions(client, witness)
+        check_positions(client, witness, corrupting)
     check_offices(witness)
     check_nothing_twice(witness)
     check_steps(diary.steps, witness)
@@ -81,10 +82,10 @@ def check_history(world: World, clients: Iterable[Client], diary: Diary) -> None
     check_state(world, witness)
 
 
-def check_positions(client: Client, witness: Witness) -> None:
+def check_positions(client: Client, witness: Witness, may_stop: bool) -> None:
     """R4, R12: equal states at equal seq, on every life of every client."""
     for life in client.lives:
-        if life.session.fatal is not None:
+        if life.session.fatal is not None and not may_stop:
             raise Violation(f"{life.name} stopped itself: {life.session.fatal}")
         for position in life.positions:
             if position.seq and witness.positions.get(position.seq) != position:
@@ -116,18 +117,19 @@ def check_nothing_twice(witness: Witness) -> None:
 def check_steps(steps: Iterable[Step], witness: Witness) -> None:
     """Every answer is explained by one record between the tail before and the tail after (linearizability by witness);
     what was refused for want of office took no effect."""
-    placed: dict[tuple[int, int, AnyOp], list[Done]] = {}
+    placed: dict[tuple[int, int, int], list[Done]] = {}
     for done in witness.done():
-        placed.setdefault((done.sid, done.incarnation, done.op), []).append(done)
+        placed.setdefault((done.sid, done.incarnation, done.number), []).append(done)
     for step in steps:
-        found = [placed.get((step.sid, step.incarnation, op), []) for op in step.ops]
+        numbers = range(step.first_number, step.first_number + len(step.ops))
+        found = [placed.get((step.sid, step.incarnation, number), []) for number in numbers]
         if step.verdicts:
             if not step.tail_before < step.seq <= step.tail_after:
                 raise Violation(
                     f"{step.life}: answered with record {step.seq}, outside {step.tail_before}..{step.tail_after}"
                 )
             for op, verdict, dones in zip(step.ops, step.verdicts, found, strict=True):
-                if [(done.seq, done.verdict) for done in dones] != [(step.seq, verdict)]:
+                if [(done.seq, done.op, done.verdict) for done in dones] != [(step.seq, op, verdict)]:
                     raise Violation(
                         f"{step.life}: answered {verdict} by record {step.seq} for {op}, the journal has "
                         f"{[(done.seq, done.verdict) for done in dones]}"

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
+from msgspec import structs
 
 from s3vfs.errors import ObjectExists, ObjectMissing, StoreThrottled, StoreUnreachable
+from s3vfs.journal.record import decode_record, encode_record
 from s3vfs.objects.memory import MemoryBucket
 from s3vfs.objects.protocol import Outcome, Page, Reply
 from s3vfs.objects.store import OpenedStore
@@ -71,12 +73,14 @@ class Way:
         self.generator = generator
         self.climate = CALM
         self.freezer = Freezer()
+        self.corrupt_next_record = False
 
     def store(self, life: str) -> OpenedStore:
         return OpenedStore("memory://simulation", _Control(self, life), _Bulk(self, life))
 
     async def request(self, what: str, effect: Callable[[], Reply]) -> Reply:
         """Carry one request. Raises StoreUnreachable, StoreThrottled."""
+        self.world.count_request()
         await self.freezer.gate()
         climate, draw = self.climate, self.generator.random
         if draw() < climate.throttled:
@@ -110,6 +114,21 @@ class Way:
         return replies[0]
 
 
+def corrupted(data: bytes, generator: random.Random) -> bytes:
+    """A record that is well-formed and does not belong where it stands (R4)."""
+    record = decode_record(data)
+    wrong = generator.randbytes(16)
+    header = generator.choice(
+        (
+            structs.replace(record.header, previous=wrong),
+            structs.replace(record.header, digest=wrong),
+            structs.replace(record.header, seq=record.header.seq + 16),
+            structs.replace(record.header, volume=wrong),
+        )
+    )
+    return encode_record(header, [bytes(op) for op in record.ops])
+
+
 def _bucket(way: Way) -> MemoryBucket:
     return way.world.bucket
 
@@ -120,7 +139,15 @@ class _Control:
         self._life = life
 
     async def get(self, key: str) -> Reply:
-        return await self._way.request(f"GET {key}", lambda: _bucket(self._way).read(f"{PREFIX}/{key}", with_body=True))
+        def effect() -> Reply:
+            reply = _bucket(self._way).read(f"{PREFIX}/{key}", with_body=True)
+            if key.startswith("journal/") and reply.outcome is Outcome.OK and self._way.corrupt_next_record:
+                self._way.corrupt_next_record = False
+                reply = replace(reply, body=corrupted(reply.body, self._way.generator))
+                self._way.world.say(self._life, f"is given a wrong {key}")
+            return reply
+
+        return await self._way.request(f"GET {key}", effect)
 
     async def head(self, key: str) -> Reply:
         return await self._way.request(

@@ -44,6 +44,7 @@ class Step:
     life: str
     sid: int
     incarnation: int
+    first_number: int
     ops: Sequence[AnyOp]
     tail_before: int
     tail_after: int = 0
@@ -110,14 +111,17 @@ class Workload:
         if within_s == 0:
             promised = self._world.tail
         await self._session.fresh(within_s)
-        self._diary.looks.append(Look(self._life.name, promised, self._session.applied_seq))
+        if self._session.fatal is None:  # else reads go on with what is there (R4)
+            self._diary.looks.append(Look(self._life.name, promised, self._session.applied_seq))
 
     async def _commit(self, ops: Sequence[AnyOp]) -> None:
         """No await before the commit: `ops` hold numbers that were just taken."""
-        step = Step(self._life.name, self._session.sid, self._session.incarnation, ops, self._world.tail)
+        group = self._session.enqueue(ops)
+        session = self._session
+        step = Step(self._life.name, session.sid, session.incarnation, group.first_number, ops, self._world.tail)
         self._diary.steps.append(step)
         try:
-            committed = await self._session.commit_record(ops)
+            committed = await self._session.wait(group)
         except (SessionFenced, ReadOnly, StoreUnreachable) as error:
             step.error = type(error).__name__
             raise

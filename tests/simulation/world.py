@@ -19,6 +19,7 @@ from s3vfs.objects.memory import MemoryBucket
 from tests.session.volume import EPOCH_NS, UUID
 
 VOLUME = UUID
+MOST_REQUESTS = 20_000  # a history that needs more is going round in circles; usual are about 500
 PREFIX = "v"
 
 
@@ -48,6 +49,7 @@ class World:
     truth: dict[int, Appeared] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)  # times[seq - 1]: when record seq appeared
     ghosts: int = 0
+    requests: int = 0
     trace: list[str] = field(default_factory=list)
     nursery: trio.Nursery = field(init=False)
 
@@ -63,6 +65,11 @@ class World:
     def say(self, who: str, what: str) -> None:
         if self.keep_trace:
             self.trace.append(f"{trio.current_time():9.3f} {who:12} {what}")
+
+    def count_request(self) -> None:
+        self.requests += 1
+        if self.requests > MOST_REQUESTS:
+            raise Violation(f"stuck: more than {MOST_REQUESTS} requests")
 
     # -- truth --------------------------------------------------------------------------------------------------
 
