@@ -195,13 +195,41 @@ def test_an_own_verdict_unlike_the_speculative_one_is_reported(world: World) -> 
     world.check()
 
 
-def test_ops_that_leave_out_of_order_leave_the_right_view(world: World) -> None:
-    for name in (b"a", b"b", b"c"):
-        world.acknowledge(create(world.own, name))
-    last = world.overlay.pending[2].numbered
+def test_ops_that_leave_out_of_order_take_no_others_effects_along(world: World) -> None:
+    file = create(world.own, b"f")
+    world.own.commit(world.replica, [file])
+    for mode in (0o600, 0o640):  # the second hides the first, and comes out the same without it
+        op = o.Setattr(file.ino, o.SetattrMask.MODE, mode, 0, 0, 0, 0, 0, mode * 10**6)
+        assert world.acknowledge(op) == OK
+    last = world.overlay.pending[1].numbered
     applied = world.own.commit_numbered(world.replica, [last])
     with world.replica.read() as base:
         world.overlay.record_applied(base, applied.keys, {last.number: applied.verdicts[0]})
+    world.check()
+    with world.replica.read() as base:
+        inode = Rows(world.overlay.view(base)).inode(file.ino)
+    assert inode is not None
+    assert inode.mode & 0o777 == 0o600
+
+
+def test_a_foreign_row_where_an_op_walked_is_noticed(world: World) -> None:
+    file = create(world.own, b"f")
+    world.own.commit(world.replica, [file, o.Unlink(ROOT_INO, b"f", file.ino, 0, False, 5)])
+    assert world.acknowledge(o.Reap(file.ino)) == OK
+    rebuilt = world.commit_foreign([o.Hold(file.ino)])
+    assert [one.verdict.errno for one in rebuilt.changed] == [errno.EBUSY]
+    world.check()
+
+
+def test_under_a_quota_foreign_growth_changes_verdicts() -> None:
+    world = World(quota_inodes=4)
+    directory = create(world.foreign, b"theirs", kind=0o040000)
+    world.foreign.commit(world.replica, [directory])
+    assert world.acknowledge(create(world.own, b"third")) == OK
+    assert world.acknowledge(create(world.own, b"fourth")) == OK
+    assert world.acknowledge(create(world.own, b"fifth")).errno == errno.EDQUOT
+    rebuilt = world.commit_foreign([create(world.foreign, b"x", parent=directory.ino)])
+    assert [(one.before, one.verdict.errno) for one in rebuilt.changed] == [(OK, errno.EDQUOT)]
     world.check()
 
 
@@ -288,10 +316,10 @@ def test_a_layer_hides_what_it_has_and_nothing_else(
 
 def test_many_keys_leave_a_layer_at_once() -> None:
     layer = Layer()
-    for number in range(200):
-        layer.set(b"%c%03d" % (b"AB"[number % 2], number), b"", number)
-    layer.remove([b"%c%03d" % (b"AB"[number % 2], number) for number in range(150)])
-    view = LayeredView(DictTransaction(), layer)
-    assert [key for key, _ in view.range(*EVERYTHING)] == sorted(
-        b"%c%03d" % (b"AB"[number % 2], number) for number in range(150, 200)
-    )
+    keys = [b"%c%03d" % (b"AB"[number % 2], number) for number in range(200)]
+    for key in keys:
+        layer.set(key, b"layer", 1)
+    layer.remove(keys[:150])
+    view = LayeredView(DictTransaction((key, b"base") for key in keys), layer)
+    expected = dict.fromkeys(keys[:150], b"base") | dict.fromkeys(keys[150:], b"layer")
+    assert list(view.range(*EVERYTHING)) == sorted(expected.items())

@@ -31,8 +31,9 @@ def only_segment(rows: Rows) -> Segment:
 def built(blocks: list[tuple[Rows, int | None]], **wrong: object) -> bytes:
     """A segment made by hand from docs/format.md, section 6. A block is rows and the decoded length that it claims."""
     data = b"S3VSEG\0\1"
-    index = []
+    index: list[object] = []
     for rows, claimed in blocks:
+        data += wrong.get("gap_before", b"") if index else b""  # type: ignore[operator]
         decoded = b"".join(
             struct.pack(">HI", len(key), 0xFFFFFFFF if value is None else len(value)) + key + (value or b"")
             for key, value in rows
@@ -141,6 +142,7 @@ def test_every_truncation_and_addition_is_noticed() -> None:
         built([([(b"a", b"")], None)], block_rows=0, rows=0),
         built([([(b"a", b"")], None)], first=b"b"),
         built([([(b"a", b"")], None)], gap=b"?"),
+        built([([(b"a", b"")], None), ([(b"b", b"")], None)], gap_before=b"?"),
         built([([(b"a", b"")], None)], index=[[b"a", 8]]),
         built([([(b"a", b"")], None)], index="no list"),
         built([([(b"a", b"")], None)], index=[[b"a", 9, 16, 1]]),
@@ -162,6 +164,7 @@ def test_every_truncation_and_addition_is_noticed() -> None:
         "fewer-rows-claimed",
         "first-key",
         "gap",
+        "gap-between-blocks",
         "short-entry",
         "no-list",
         "offset",
