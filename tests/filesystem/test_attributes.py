@@ -1,0 +1,99 @@
+"""statfs, access, links, extended attributes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from s3vfs.filesystem import Caller
+from s3vfs.filesystem.attributes import permits
+from s3vfs.namespace.ops import XATTR_CREATE, XATTR_REPLACE, Config
+from s3vfs.namespace.rows import ROOT_INO, Inode
+from tests.filesystem.test_names import FILE, ROOT, SOMEONE, Refused
+from tests.filesystem.volume import Client, run
+
+
+def test_statfs_without_a_quota_shows_plenty(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        figures = await client.fs.statfs()
+        assert figures.free_blocks * figures.block_bytes == 1 << 50
+        assert figures.blocks >= figures.free_blocks
+        assert figures.free_inodes == 1 << 40
+
+    run(tmp_path, test)
+
+
+def test_statfs_with_a_quota_shows_the_truth(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        await client.session.commit([Config(None, 1 << 20, 10)])
+        await client.fs.mknod(ROOT_INO, b"f", FILE, 0, ROOT)
+        figures = await client.fs.statfs()
+        assert (figures.blocks, figures.free_blocks) == (256, 256)
+        assert (figures.inodes, figures.free_inodes) == (10, 8)
+
+    run(tmp_path, test)
+
+
+def test_readlink(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        link = await client.fs.symlink(ROOT_INO, b"l", b"else/where", ROOT)
+        assert await client.fs.readlink(link.ino) == b"else/where"
+        with Refused(errno.EINVAL):
+            await client.fs.readlink(ROOT_INO)
+
+    run(tmp_path, test)
+
+
+def test_extended_attributes(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        fs = client.fs
+        ino = (await fs.mknod(ROOT_INO, b"f", FILE, 0, ROOT)).ino
+        with Refused(errno.ENODATA):
+            await fs.getxattr(ino, b"security.capability")
+        await fs.setxattr(ino, b"user.a", b"1", XATTR_CREATE)
+        with Refused(errno.EEXIST):
+            await fs.setxattr(ino, b"user.a", b"1", XATTR_CREATE)
+        with Refused(errno.ENODATA):
+            await fs.setxattr(ino, b"user.b", b"1", XATTR_REPLACE)
+        await fs.setxattr(ino, b"trusted.t", b"")
+        await fs.setxattr(ino, b"security.selinux", b"label")
+        assert await fs.getxattr(ino, b"user.a") == b"1"
+        assert set(await fs.listxattr(ino, ROOT)) == {b"user.a", b"trusted.t", b"security.selinux"}
+        assert set(await fs.listxattr(ino, SOMEONE)) == {b"user.a", b"security.selinux"}
+        for name in (b"system.posix_acl_access", b"system.posix_acl_default", b"other", b"system.x"):
+            with Refused(errno.EOPNOTSUPP):
+                await fs.getxattr(ino, name)
+            with Refused(errno.EOPNOTSUPP):
+                await fs.setxattr(ino, name, b"")
+        with Refused(errno.E2BIG):
+            await fs.setxattr(ino, b"user.big", bytes(65537))
+        with Refused(errno.ERANGE):
+            await fs.setxattr(ino, b"user." + b"n" * 251, b"")
+        await fs.removexattr(ino, b"user.a")
+        with Refused(errno.ENODATA):
+            await fs.removexattr(ino, b"user.a")
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("mode", "caller", "groups", "mask", "granted"),
+    [
+        (0o100640, Caller(7, 70), (), os.R_OK | os.W_OK, True),
+        (0o100640, Caller(7, 70), (), os.X_OK, False),
+        (0o100640, Caller(8, 70), (), os.R_OK, True),
+        (0o100640, Caller(8, 80), (70,), os.R_OK, True),
+        (0o100640, Caller(8, 80), (), os.R_OK, False),
+        (0o100047, Caller(7, 70), (), os.R_OK, False),  # the owner's bits decide, even where others may more
+        (0o100000, Caller(0, 0), (), os.R_OK | os.W_OK, True),
+        (0o100000, Caller(0, 0), (), os.X_OK, False),
+        (0o100001, Caller(0, 0), (), os.X_OK, True),
+        (0o040000, Caller(0, 0), (), os.X_OK, True),
+    ],
+)
+def test_who_may_what(mode: int, caller: Caller, groups: tuple[int, ...], mask: int, granted: bool) -> None:
+    inode = Inode(mode, 7, 70, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, b"")
+    assert permits(inode, mask, caller, groups) is granted
