@@ -54,7 +54,7 @@ async def _configure(arguments: argparse.Namespace) -> dict[str, Any]:
         if change != Config(None, None, None):
             async with commanding(store, environment) as command:
                 verdict = (await command.run([change])).verdicts[0]
-            if verdict.errno == errno.EINVAL:
+            if verdict.errno in (errno.EINVAL, errno.ENAMETOOLONG):
                 raise UsageError("the volume refuses this name or quota", hint="a name has 1 to 255 bytes")
             if verdict.errno:
                 raise S3vfsError(f"the volume refuses the change: {os.strerror(verdict.errno)}")

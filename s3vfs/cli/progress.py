@@ -17,9 +17,11 @@ _BAR = 30
 class Progress:
     """Fed with the daemon's figures: `pending_bytes`, `pending_ops`. The most ever pending counts as the whole."""
 
-    def __init__(self, label: str, *, stream: TextIO = sys.stderr, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, label: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._label = label
-        self._stream = stream
+        self._stream = stream or sys.stderr
         self._clock = clock
         self._began: float | None = None
         self._whole_bytes = 0
