@@ -10,9 +10,9 @@ the cache kept, page cache dropped. Page cache: read a second time.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,11 +20,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from bench.workloads import drop_page_cache, sequential_read, sequential_write, small_files
 from s3vfs.cli.sizes import parse_size
+from tests.servers.seaweed import SeaweedServer
 
 OBJECT_BYTES = 8 << 20
 RAW_PARALLEL = 8
@@ -84,6 +84,13 @@ def measure_mount(url: str, scratch: Path, size_bytes: int, files: int, options:
         after = daemon_figures(mountpoint)
         figures |= {f"small files: {name}": after[name] - before[name] for name in after}
     return figures
+
+
+def start_seaweed(stack: contextlib.ExitStack) -> str:
+    """A real S3 server in memory until the stack is left; the URL of a fresh place on it."""
+    place = stack.enter_context(SeaweedServer()).place
+    os.environ.update(place.environment())
+    return place.fresh_url()
 
 
 def measure_local(directory: Path, size_bytes: int, files: int) -> Figures:
@@ -150,7 +157,9 @@ def main() -> int:
             place = scratch / kind
             place.mkdir()
             url = f"file://{place}/bucket" if kind == "file" else start_seaweed(stack)
-            columns[f"raw {kind}"] = measure_raw(url + "-raw" if kind == "file" else url + "/raw", place, arguments.size)
+            columns[f"raw {kind}"] = measure_raw(
+                url + "-raw" if kind == "file" else url + "/raw", place, arguments.size
+            )
             volume = url if kind == "file" else url + "/volume"
             columns[f"s3vfs {kind}"] = measure_mount(volume, place, arguments.size, arguments.files, [])
             shutil.rmtree(place)
