@@ -154,9 +154,17 @@ def translated(error: lmdb.Error | OSError, path: Path) -> S3vfsError:
     """Our error for LMDB's or the local file system's."""
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
         return Damaged(f"the replica in {path} is corrupt ({error})", hint="remove that directory to have it rebuilt")
-    code = error.errno if isinstance(error, OSError) else error.code
-    if isinstance(error, lmdb.MapFullError) or code in (errno.ENOSPC, errno.EDQUOT):
+    if _means_full(error, path):
         full = S3vfsError(f"no room for the replica in {path}", hint="free some space on that disk")
         full.errno = errno.ENOSPC
         return full
     return S3vfsError(f"the replica in {path} failed ({error})")
+
+
+def _means_full(error: lmdb.Error | OSError, path: Path) -> bool:
+    # LMDB's own errors have a code; those of the binding (a closed environment) have none.
+    code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
+    if code == errno.EIO:  # what LMDB makes of a short write, and those come first when a disk fills up
+        usage = os.statvfs(path)
+        return usage.f_bavail * usage.f_frsize < RESERVE_BYTES
+    return isinstance(error, lmdb.MapFullError) or code in (errno.ENOSPC, errno.EDQUOT)

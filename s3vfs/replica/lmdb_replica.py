@@ -166,7 +166,7 @@ class LmdbReplica:
                 self._renew()
             else:
                 self._position = Position(meta.seq, meta.record_hash, meta.digest)
-            self._reserve.top_up()
+        self._top_up()
 
     def _renew(self) -> None:
         self._environment.close()

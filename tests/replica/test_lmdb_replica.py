@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import pytest
@@ -257,6 +258,49 @@ def test_disk_space_is_kept_in_hand(path: Path, monkeypatch: pytest.MonkeyPatch)
     author.commit(replica, [create(author, b"y")])
     assert not replica.low_on_disk
     replica.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "free_bytes", "expected"),
+    [
+        (errno.ENOSPC, 1 << 40, errno.ENOSPC),
+        (errno.EDQUOT, 1 << 40, errno.ENOSPC),
+        (errno.EIO, 4096, errno.ENOSPC),  # LMDB calls a short write so
+        (errno.EIO, 1 << 40, errno.EIO),
+    ],
+)
+def test_a_full_disk_is_told_from_a_broken_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, free_bytes: int, expected: int
+) -> None:
+    usage = SimpleNamespace(f_bavail=free_bytes // 4096, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda _: usage)
+    error = lmdb.Error("mdb_txn_commit")
+    vars(error)["code"] = code
+    assert lmdb_environment.translated(error, path).errno == expected
+
+
+def test_a_transaction_that_outlives_its_replica_fails_cleanly(path: Path) -> None:
+    replica = opened(path)
+
+    def closed_while_reading() -> None:
+        with replica.read() as txn:
+            replica.close()
+            txn.get(b"V")
+
+    with pytest.raises(S3vfsError, match="failed"):
+        closed_while_reading()
+
+
+def test_a_full_disk_does_not_keep_a_replica_from_opening(
+    path: Path, filled: tuple[Position, list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    replica = opened(path)
+    assert replica.low_on_disk
+    check_kept(replica, filled)
 
 
 def test_other_threads_read_one_state_while_records_are_applied(path: Path) -> None:
