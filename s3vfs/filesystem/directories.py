@@ -72,9 +72,11 @@ class Directories(Core):
         self._directories: dict[int, DirectoryHandle] = {}
         self._last_directory = 0
 
-    async def opendir(self, ino: int) -> int:
-        """A handle for readdir. ENOTDIR; ESTALE for a directory that has been removed."""
+    async def opendir(self, ino: int, *, check: Callable[[], None] | None = None) -> int:
+        """A handle for readdir. ENOTDIR; ESTALE for a directory that has been removed. `check` as in `open`."""
         await self._session.fresh()
+        if check is not None:
+            check()
         with self._session.view() as txn:
             if not is_directory(self._inode(Rows(txn), ino)):
                 raise PosixError(errno.ENOTDIR)

@@ -58,18 +58,20 @@ class RecentInodes:
         self._turn_s = now_s() + lifetime_s
 
     def add(self, ino: int) -> None:
-        now_s = self._now_s()
-        if now_s >= self._turn_s:
-            self._turn(now_s)
+        self._turn()
         self._young.add(ino)
 
-    def _turn(self, now_s: float) -> None:
+    def _turn(self) -> None:
+        now_s = self._now_s()
+        if now_s < self._turn_s:
+            return
         # After a longer silence even the young ones are older than a lifetime.
         quiet = now_s >= self._turn_s + self._lifetime_s
         self._old, self._young = InodeSet() if quiet else self._young, InodeSet()
         self._turn_s = now_s + self._lifetime_s
 
     def __contains__(self, ino: int) -> bool:
+        self._turn()
         return ino in self._young or ino in self._old
 
     def __iter__(self) -> Iterator[int]:

@@ -217,15 +217,15 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """ESTALE when the kernel may have come here by an outdated name: it looks the path up again, and asks again."""
         self._session.touch()
-
-        def check() -> None:
-            if self._kernel.must_look_again(inode, ctx.pid):
-                raise PosixError(errno.ESTALE)
-
+        check = functools.partial(self._check_names, inode, ctx.pid)
         handle = await self._filesystem.open(inode, flags, _caller(ctx), check=check)
         if flags & os.O_TRUNC:
             self._kernel.wrote(inode)
         return self._file_info(handle, inode, flags)
+
+    def _check_names(self, ino: int, thread: int) -> None:
+        if self._kernel.must_look_again(ino, thread):
+            raise PosixError(errno.ESTALE)
 
     @_guarded
     async def create(
@@ -278,7 +278,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         self._session.touch()
-        return await self._filesystem.opendir(inode)
+        return await self._filesystem.opendir(inode, check=functools.partial(self._check_names, inode, ctx.pid))
 
     @_guarded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -92,6 +92,12 @@ def test_a_replaced_directory_is_entered_anew(pair: Pair) -> None:
     os.rename(here / "next", here / "directory")
     assert read(there / "directory/file") == b"new"
     assert read(there / "former/file") == b"old"
+    (here / "third").mkdir()
+    assert os.listdir(there / "directory") == ["file"]
+    os.rmdir(here / "third")
+    os.rename(here / "directory", here / "gone")
+    (here / "directory").mkdir()
+    assert os.listdir(there / "directory") == []
 
 
 def test_another_link_of_a_replaced_file_still_opens(pair: Pair) -> None:

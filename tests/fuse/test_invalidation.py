@@ -1,0 +1,139 @@
+"""The threads that tell the kernel."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from s3vfs.fuse.invalidation import NAME_LANES, Invalidator, Name
+from tests.mounted import eventually
+
+
+class Kernel:
+    """Notes what it is told; while `busy`, a notification of a name blocks; `error` is raised by all."""
+
+    def __init__(self) -> None:
+        self.names: list[Name] = []
+        self.inos: list[int] = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.blocked = threading.Event()
+        self.error: Exception | None = None
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        if not self.may_answer.is_set():
+            self.blocked.set()
+            self.may_answer.wait(30)
+        if self.error is not None:
+            raise self.error
+        self.names.append((parent, name))
+
+    def invalidate_attributes(self, ino: int) -> None:
+        if self.error is not None:
+            raise self.error
+        self.inos.append(ino)
+
+
+@contextmanager
+def running(kernel: Kernel, entries: dict[int, Name] | None = None, *, lane_limit: int = 100) -> Iterator[Invalidator]:
+    invalidator = Invalidator(kernel, (entries or {}).get, lane_limit=lane_limit)
+    invalidator.start()
+    try:
+        yield invalidator
+    finally:
+        kernel.may_answer.set()
+        assert invalidator.stop(10)
+
+
+def test_everything_arrives() -> None:
+    kernel = Kernel()
+    with running(kernel) as invalidator:
+        for number in range(50):
+            invalidator.entry(number, b"%d" % number)
+            invalidator.attributes(number)
+        eventually(invalidator.settled)
+        assert sorted(kernel.names) == [(number, b"%d" % number) for number in range(50)]
+        assert kernel.inos == list(range(50))
+        assert invalidator.status() == {"waiting": 0, "delivered": 100, "collapsed": 0}
+
+
+def test_what_waits_already_is_not_sent_twice() -> None:
+    kernel = Kernel()
+    kernel.may_answer.clear()
+    with running(kernel) as invalidator:
+        invalidator.entry(1, b"first")
+        assert kernel.blocked.wait(10)
+        for _ in range(10):
+            invalidator.entry(1, b"again")
+        kernel.may_answer.set()
+        eventually(invalidator.settled)
+        assert kernel.names == [(1, b"first"), (1, b"again")]
+
+
+def test_a_busy_directory_holds_up_neither_attributes_nor_others() -> None:
+    kernel = Kernel()
+    kernel.may_answer.clear()
+    with running(kernel) as invalidator:
+        invalidator.entry(1, b"busy")
+        assert kernel.blocked.wait(10)
+        invalidator.attributes(7)
+        eventually(lambda: kernel.inos == [7])
+
+
+def test_too_many_names_become_their_directory() -> None:
+    kernel = Kernel()
+    kernel.may_answer.clear()
+    directory = NAME_LANES + 1  # in the lane of 1
+    with running(kernel, {directory: (1, b"directory")}, lane_limit=10) as invalidator:
+        invalidator.entry(1, b"blocked")
+        assert kernel.blocked.wait(10)
+        for number in range(25):
+            invalidator.entry(directory, b"%d" % number)
+        assert invalidator.status()["waiting"] <= 11
+        assert invalidator.collapsed
+        kernel.may_answer.set()
+        eventually(invalidator.settled)
+        assert (1, b"directory") in kernel.names
+
+
+def test_names_in_the_root_are_never_given_up() -> None:
+    kernel = Kernel()
+    kernel.may_answer.clear()
+    with running(kernel, lane_limit=10) as invalidator:
+        for number in range(50):
+            invalidator.entry(1, b"%d" % number)
+        kernel.may_answer.set()
+        eventually(invalidator.settled)
+        assert len(kernel.names) == 50
+
+
+@pytest.mark.parametrize(("code", "logged"), [(errno.ENOENT, False), (errno.ENOTCONN, False), (errno.EIO, True)])
+def test_the_thread_survives_what_the_kernel_says(code: int, logged: bool, caplog: pytest.LogCaptureFixture) -> None:
+    kernel = Kernel()
+    kernel.error = OSError(code, "no")
+    with running(kernel) as invalidator:
+        invalidator.entry(1, b"x")
+        invalidator.attributes(1)
+        eventually(invalidator.settled)
+        kernel.error = None
+        invalidator.entry(1, b"y")
+        eventually(invalidator.settled)
+        assert kernel.names == [(1, b"y")]
+    assert bool(caplog.records) == logged
+
+
+def test_the_end_does_not_wait_for_ever() -> None:
+    kernel = Kernel()
+    kernel.may_answer.clear()
+    invalidator = Invalidator(kernel, lambda _: None)
+    invalidator.start()
+    invalidator.entry(1, b"stuck")
+    assert kernel.blocked.wait(10)
+    assert not invalidator.stop(0.01)
+    kernel.may_answer.set()
+    assert invalidator.stop(10)
+    assert Invalidator(kernel, lambda _: None).stop(1)  # one that never began

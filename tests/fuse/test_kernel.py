@@ -1,0 +1,224 @@
+"""What the kernel must be told, and when an open is sent back to look again. No kernel here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from s3vfs.filesystem import Found
+from s3vfs.fuse.kernel import KernelCache, Name
+from s3vfs.fuse.marks import InodeSet, RecentInodes
+from s3vfs.namespace.changes import Changes
+from s3vfs.namespace.rows import Inode
+
+LIFETIME_S = 30.0
+INODE = Inode(0o100644, 0, 0, 1, 5, 5, 1, 2, 3, 4, 0, 1, 0, b"")
+DIRECTORY, FILE, OTHER = 20, 30, 31
+ANN, BOB = 100, 200  # threads
+
+
+@dataclass
+class World:
+    """The namespace and the clock as a test wants them; what was handed to the Invalidator."""
+
+    names: dict[Name, int] = field(default_factory=dict)
+    above: dict[int, list[int]] = field(default_factory=dict)
+    inodes: dict[int, Inode] = field(default_factory=dict)
+    open_inos: set[int] = field(default_factory=set)
+    now_s: float = 1000.0
+    told: list[int | Name] = field(default_factory=list)
+
+    def holds(self, parent: int, name: bytes, ino: int) -> bool:
+        return self.names.get((parent, name)) == ino
+
+    def lineage(self, ino: int) -> Iterable[int]:
+        return [ino, *self.above.get(ino, [])]
+
+    def peek(self, ino: int) -> Found | None:
+        return Found(ino, self.inodes[ino]) if ino in self.inodes else None
+
+    def is_open(self, ino: int) -> bool:
+        return ino in self.open_inos
+
+    def entry(self, parent: int, name: bytes) -> None:
+        self.told.append((parent, name))
+
+    def attributes(self, ino: int) -> None:
+        self.told.append(ino)
+
+    def kernel(self) -> KernelCache:
+        return KernelCache(self, self, lambda: self.now_s, LIFETIME_S)
+
+    def gave(self, kernel: KernelCache, ino: int, name: Name | None = None) -> None:
+        self.inodes.setdefault(ino, INODE)
+        if name is not None:
+            self.names[name] = ino
+        kernel.gave(Found(ino, self.inodes[ino]))
+
+
+def replaced(ino: int, name: Name) -> Changes:
+    """A record has given `name`, which was `ino`'s, to another one."""
+    return Changes(dentries={name}, links={(ino, *name), (OTHER, *name)}, inodes={ino, OTHER, name[0]})
+
+
+def test_only_what_was_given_is_invalidated() -> None:
+    world = World()
+    kernel = world.kernel()
+    world.gave(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE, OTHER}), own=False)
+    assert world.told == [FILE]
+    world.now_s += 3 * LIFETIME_S
+    kernel.hear(Changes(inodes={FILE, OTHER}), own=False)
+    assert world.told == [FILE]
+
+
+def test_new_names_need_no_invalidation() -> None:
+    world = World()
+    kernel = world.kernel()
+    world.gave(kernel, FILE)
+    world.names[DIRECTORY, b"link"] = FILE
+    kernel.hear(Changes(links={(FILE, DIRECTORY, b"link")}), own=False)
+    assert world.told == []
+
+
+def test_an_open_through_an_outdated_name_is_sent_back_once_for_each_thread() -> None:
+    world = World()
+    kernel = world.kernel()
+    name = (DIRECTORY, b"f")
+    world.gave(kernel, FILE, name)
+    assert not kernel.must_look_again(FILE, ANN)
+    world.names[name] = OTHER
+    kernel.hear(replaced(FILE, name), own=False)
+    assert set(world.told) == {FILE, name}
+    assert kernel.must_look_again(FILE, ANN)
+    assert not kernel.must_look_again(FILE, ANN)
+    assert kernel.must_look_again(FILE, BOB)
+    assert not kernel.must_look_again(OTHER, ANN)
+    world.now_s += LIFETIME_S
+    assert not kernel.must_look_again(FILE, 300)
+
+
+def test_an_outdated_name_that_holds_again_sends_nobody_back() -> None:
+    world = World()
+    kernel = world.kernel()
+    name = (DIRECTORY, b"f")
+    world.gave(kernel, FILE, name)
+    del world.names[name]
+    kernel.hear(replaced(FILE, name), own=False)
+    world.names[name] = FILE
+    assert not kernel.must_look_again(FILE, ANN)
+
+
+def test_an_outdated_directory_sends_opens_below_it_back() -> None:
+    world = World()
+    kernel = world.kernel()
+    name = (1, b"directory")
+    world.gave(kernel, DIRECTORY, name)
+    world.gave(kernel, FILE, (DIRECTORY, b"f"))
+    world.above[FILE] = [DIRECTORY, 1]
+    world.names[name] = OTHER
+    kernel.hear(replaced(DIRECTORY, name), own=False)
+    assert kernel.must_look_again(FILE, ANN)
+    assert not kernel.must_look_again(FILE, ANN)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_a_local_rename_takes_outdated_entries_along(exchanged: bool) -> None:
+    world = World()
+    kernel = world.kernel()
+    old, new = (DIRECTORY, b"old"), (DIRECTORY, b"new")
+    world.gave(kernel, FILE, old)
+    world.gave(kernel, OTHER, new)
+    world.names = {}
+    kernel.hear(Changes(links={(FILE, *old), (OTHER, *new)}), own=False)
+    world.told.clear()
+    kernel.renamed(old, new, exchanged=exchanged)
+    assert set(world.told) == ({old, new} if exchanged else {new})
+    kernel.must_look_again(FILE, ANN)
+    world.told.clear()
+    kernel.renamed((1, b"x"), (1, b"y"), exchanged=True)
+    assert world.told == []
+
+
+def test_own_changes_invalidate_only_attributes_that_were_given_and_differ() -> None:
+    world = World(open_inos={FILE})
+    kernel = world.kernel()
+    world.gave(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE, OTHER, DIRECTORY}, contents={FILE}), own=True)
+    assert world.told == []
+    world.inodes[FILE] = msgspec.structs.replace(INODE, version=2)  # not shown to anybody
+    kernel.hear(Changes(inodes={FILE}), own=True)
+    assert world.told == []
+    world.inodes[FILE] = msgspec.structs.replace(INODE, allocated=4096)
+    kernel.wrote(FILE)
+    kernel.hear(Changes(inodes={FILE}), own=True)
+    assert world.told == []
+    kernel.gave(Found(FILE, INODE))
+    kernel.hear(Changes(inodes={FILE}), own=True)
+    assert world.told == [FILE]
+
+
+def test_pages_are_kept_until_somebody_else_changes_the_contents() -> None:
+    world = World()
+    kernel = world.kernel()
+    assert not kernel.keep_pages(FILE)
+    assert kernel.keep_pages(FILE)
+    kernel.hear(Changes(inodes={FILE}, contents={FILE}), own=True)
+    assert kernel.keep_pages(FILE)
+    kernel.hear(Changes(inodes={FILE}), own=False)
+    assert kernel.keep_pages(FILE)
+    kernel.hear(Changes(inodes={FILE}, contents={FILE}), own=False)
+    assert not kernel.keep_pages(FILE)
+    assert kernel.keep_pages(FILE)
+    kernel.hear_reload()
+    assert not kernel.keep_pages(FILE)
+
+
+def test_after_a_reload_everything_is_in_doubt_for_a_while() -> None:
+    world = World()
+    kernel = world.kernel()
+    world.gave(kernel, FILE)
+    world.gave(kernel, OTHER)
+    kernel.hear_reload()
+    assert set(world.told) == {FILE, OTHER}
+    assert kernel.must_look_again(FILE, ANN)
+    assert not kernel.must_look_again(FILE, ANN)
+    assert kernel.must_look_again(OTHER, ANN)
+    world.now_s += LIFETIME_S
+    assert not kernel.must_look_again(FILE, BOB)
+
+
+def test_inode_sets() -> None:
+    marks = InodeSet()
+    numbers = [1, 2, 7, 8, 4095, 4096, 4097, 10**12]
+    for number in numbers:
+        marks.add(number)
+    assert sorted(marks) == numbers
+    assert all(number in marks for number in numbers)
+    assert 3 not in marks
+    assert 10**13 not in marks
+    marks.discard(7)
+    marks.discard(10**13)
+    assert 7 not in marks
+    marks.clear()
+    assert list(marks) == []
+
+
+def test_recent_inodes_last_for_a_lifetime_at_least_and_two_at_most() -> None:
+    now_s = [0.0]
+    recent = RecentInodes(10, lambda: now_s[0])
+    recent.add(1)
+    for now_s[0] in (9, 11, 12):
+        recent.add(2)
+        assert 1 in recent
+        assert sorted(recent) == [1, 2]
+    now_s[0] = 22
+    recent.add(3)
+    assert 1 not in recent
+    assert 2 in recent
+    now_s[0] = 100
+    recent.add(4)
+    assert sorted(recent) == [4]
