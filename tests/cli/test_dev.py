@@ -1,0 +1,97 @@
+"""The script `dev`: a checkout's entry point, on the shells and machines that it promises."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Place, mounted_on
+
+REPOSITORY = Path(__file__).parents[2]
+DEV = REPOSITORY / "dev"
+
+
+def sh(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    shell = shutil.which("dash") or "sh"
+    return subprocess.run(
+        [shell, *map(str, words)],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Path]:
+    """A directory that looks set up: its .venv calls the interpreter that runs these tests."""
+    folder = tmp_path / "checkout"
+    binaries = folder / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    shutil.copy(DEV, folder)
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    for name, words in (("python", ""), ("s3vfs", "-m s3vfs ")):
+        script = binaries / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} {words}"$@"\n')
+        script.chmod(0o755)
+    stamp = f'{{ cat pyproject.toml; echo "{folder}"; {sys.executable} -c "import sys; print(sys.version)"; }} | cksum'
+    set_up = subprocess.run(["sh", "-c", stamp], cwd=folder, check=True, capture_output=True, text=True).stdout
+    (folder / ".venv" / ".s3vfs-plain").write_text(set_up)
+    yield folder
+    Place(folder, made=[folder / "demo" / "a", folder / "demo" / "b"]).clear()
+
+
+def test_every_command_is_in_the_help_and_an_unknown_one_fails() -> None:
+    shown = sh(DEV, "help").stdout
+    for command in ("setup", "demo", "demo-stop", "test", "test-long", "bench"):
+        assert f"\n  {command} " in shown
+    wrong = sh(DEV, "tset")
+    assert wrong.returncode == 1
+    assert "unknown command: tset" in wrong.stderr
+
+
+def test_the_demo_shares_a_volume_between_two_mounts_and_can_be_repeated(checkout: Path) -> None:
+    demo = checkout / "demo"
+    first = sh(checkout / "dev", "demo")
+    assert first.returncode == 0, first
+    assert first.stdout.count("$ s3vfs mount") == 2
+    assert mounted_on(demo / "a") is not None
+    assert mounted_on(demo / "b") is not None
+    (written,) = (demo / "b").iterdir()
+    assert written.read_text() in first.stdout
+    second = sh(checkout / "dev", "demo")
+    assert second.returncode == 0, second
+    assert "already" in second.stdout
+    assert "$ s3vfs" not in second.stdout
+    assert len(list((demo / "a").iterdir())) == 2
+    stopped = sh(checkout / "dev", "demo-stop")
+    assert stopped.returncode == 0, stopped
+    assert mounted_on(demo / "a") is None
+    assert mounted_on(demo / "b") is None
+    assert "not mounted" in sh(checkout / "dev", "demo-stop").stdout
+    assert sh(checkout / "dev", "demo").returncode == 0
+    assert len(list((demo / "b").iterdir())) == 3
+
+
+def test_without_root_the_missing_packages_are_named_in_one_line(checkout: Path, tmp_path: Path) -> None:
+    (checkout / ".venv" / ".s3vfs-plain").unlink()
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for name in ("sh", "cat", "dirname", "cksum"):
+        (bare / name).symlink_to(str(shutil.which(name)))
+    (bare / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (bare / "id").write_text("#!/bin/sh\necho 1000\n")
+    for name in ("python3", "id"):
+        (bare / name).chmod(0o755)
+    done = sh(checkout / "dev", "setup", "plain", PATH=str(bare))
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "apt-get install" in line]
+    for package in ("fuse3", "libfuse3-dev", "pkg-config", "gcc"):
+        assert f" {package}" in line
+    assert "python3-venv" not in line
