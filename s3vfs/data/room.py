@@ -59,8 +59,8 @@ class Room:
         self.waiting += 1
         try:
             while self.full(length):
-                if not self.disk_short and not self.unpublished_bytes:
-                    break  # larger than the bound by itself
+                if not self.unpublished_bytes:
+                    break  # publishing frees nothing: larger than the bound by itself, or for the disk to refuse
                 hurry()
                 with trio.move_on_after(_LOOK_S):
                     await self._fewer.wait()
