@@ -154,23 +154,27 @@ class Pipeline:
     def _conclude(self, batch: Sequence[Queued], outcome: Outcome) -> None:
         """Called while base applies the record, before anybody else hears of it."""
         if outcome.fate is Fate.WON:
+            for _ in batch:
+                self._queue.popleft()
             for queued, verdict in zip(batch, outcome.verdicts, strict=True):
                 self._leave(queued, outcome.seq, verdict)
+            if any(verdict.errno == DUPLICATE for verdict in outcome.verdicts):
+                # Another record has carried these ops before: a race was called lost that had been won (R2).
+                self._base.stop(SessionError(f"record {outcome.seq} repeats ops of this session"))
         elif outcome.fate is Fate.UNREADABLE:
             self._compare_with_row(batch, outcome.seq)
         if not self._queue:
             self._idle.set()
 
     def _leave(self, queued: Queued, seq: int, verdict: Verdict) -> None:
-        if self._queue.popleft() is not queued or verdict.errno == DUPLICATE:
-            # Another record has carried this op before: a race was called lost that had been won (R2).
-            self._base.stop(SessionError(f"op {queued.number} of this session was applied twice"))
         if verdict.errno:
             self._base.counters.ops_rejected += 1
         else:
             self._base.counters.ops_committed += 1
         if verdict.errno == FENCED:
             queued.group.error = self._base.refusal() or SessionFenced("the session is no longer in office")
+        elif verdict.errno == DUPLICATE:
+            queued.group.error = SessionError("the outcome cannot be known: an op was sent twice")
         queued.group.leave(verdict, seq)
 
     def _compare_with_row(self, batch: Sequence[Queued], seq: int) -> None:

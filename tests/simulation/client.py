@@ -15,7 +15,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from s3vfs.environment import Environment
-from s3vfs.errors import ReadOnly, S3vfsError, SessionFenced, StoreUnreachable
+from s3vfs.errors import ReadOnly, SessionFenced, StoreUnreachable, VolumeError
 from s3vfs.journal.bucket import BucketJournal
 from s3vfs.replica.memory_replica import MemoryReplica
 from s3vfs.replica.protocol import Position
@@ -79,6 +79,7 @@ class Client:
         self.disk = Disk(MemoryReplica(VOLUME), None, 0)
         self.lives: list[Life] = []
         self.life: Life | None = None
+        self.refusals: list[VolumeError] = []
         self._cache = root / self.name
         self._scope = trio.CancelScope()
         self._skew_ns = self.generator.randrange(-300, 300) * 10**9
@@ -128,21 +129,17 @@ class Client:
         done = False
         try:
             with self._scope, SessionDirectory(self._cache, VOLUME, "mnt") as directory:
-                async with open_session(
-                    environment, store, journal, self.disk.replica, directory, OPTIONS
-                ) as session:
+                async with open_session(environment, store, journal, self.disk.replica, directory, OPTIONS) as session:
                     life = Life(name, session)
                     self._observe(life)
-                    self.world.say(
-                        name, f"serves as {session.sid:x}.{session.incarnation}, resumed={session.resumed}"
-                    )
+                    self.world.say(name, f"serves as {session.sid:x}.{session.incarnation}, resumed={session.resumed}")
                     await work(life)
                 done = session.base.refusal() is None
         except (SessionFenced, ReadOnly, StoreUnreachable) as error:
             self.world.say(name, f"ends: {error}")
-        except S3vfsError as error:
-            self.world.say(name, f"ends: {error!r}")
-            raise
+        except VolumeError as error:
+            self.world.say(name, f"does not start: {error}")
+            self.refusals.append(error)
         finally:
             self.life = None
             # The process is gone, and with it whatever still held the replica.

@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from s3vfs.errors import SessionError, StoreError, Trimmed
+from s3vfs.errors import SessionError, StoreError, Trimmed, VolumeError
 from s3vfs.journal.volume import VolumeInfo
 from s3vfs.maintenance.checkpoint import publish_checkpoint
 from tests.session.volume import EPOCH_NS, make_volume
@@ -25,7 +25,7 @@ from tests.simulation.workload import Diary, Workload
 from tests.simulation.world import PREFIX, VOLUME, Violation, World
 
 CLIENTS = 3
-STEPS = 9  # of each task of a first life
+STEPS = 12  # of each task of a first life
 PAUSE_S = 0.8
 LONGEST_S = 3600.0  # a history that is not over by then is stuck
 HOUR_NS = 3600 * 10**9
@@ -151,16 +151,17 @@ class History:
         generator = self._world.generator
         events = (
             (self._change_weather, 6),
-            (self._kill, 2),
+            (self._kill, 4),
             (self._copy_disk, 2),
             (self._freeze, 2),
-            (self._long_freeze, 2),
-            (self._evict, 1),
-            (self._maintain, 3),
+            (self._short_absence, 2),
+            (self._long_absence, 2),
+            (self._evict, 2),
+            (self._maintain, 4),
             (self._corrupt, 5 if self._corrupting else 0),
         )
         while self._running:
-            await trio.sleep(generator.uniform(0.1, 2.5))
+            await trio.sleep(generator.uniform(0.05, 1.5))
             (event,) = generator.choices([event for event, _ in events], [weight for _, weight in events])
             await event(generator.choice(self._clients))
         for client in self._clients:
@@ -183,7 +184,7 @@ class History:
         if client.life is None:
             return
         generator = self._world.generator
-        change = generator.choice(("none", "none", "reboot", "roll back", "clone"))
+        change = generator.choice(("none", "reboot", "roll back", "clone"))
         if change == "reboot":
             self._after_death[client.name] = Client.reboot
         elif change == "roll back" and self._copies:
@@ -210,27 +211,42 @@ class History:
     def _thaw(self, client: Client) -> None:
         client.way.freezer.thaw()
 
-    async def _long_freeze(self, client: Client) -> None:
-        """Hours for one client, in which the others checkpoint, trim and delete."""
+    async def _short_absence(self, client: Client) -> None:
+        """Frozen with a record on its way, while another client checkpoints and trims."""
+        await self._catch_in_flight(client)
+        await self._others_trim(client)
+        await trio.sleep(self._world.generator.uniform(0, 3))
+        self._thaw(client)
+
+    async def _long_absence(self, client: Client) -> None:
+        """The same for hours, in which the others delete what was trimmed."""
+        await self._catch_in_flight(client)
+        other = await self._others_trim(client)
+        self._world.clock_jump_ns += int(self._world.generator.uniform(1.01, 1.5) * HOUR_NS)
+        if other is not None and other.life is not None and other.life.nursery is not None:
+            other.life.nursery.start_soon(self._trim, other.life)
+            await trio.sleep(2)
+        self._world.say("fate", f"thaws {client.name} after hours")
+        self._thaw(client)
+
+    async def _catch_in_flight(self, client: Client) -> None:
         for _ in range(20):
-            # Most telling while a record is on its way.
             if client.life is not None and client.life.session.base.expected is not None:
                 break
             await trio.sleep(0.05)
-        self._world.say("fate", f"freezes {client.name} for hours")
+        self._world.say("fate", f"freezes {client.name}")
         client.way.freezer.freeze()
-        await trio.sleep(self._world.generator.uniform(1, 6))
+        await trio.sleep(self._world.generator.uniform(1, 4))
+
+    async def _others_trim(self, client: Client) -> Client | None:
         for other in self._clients:
             if other is not client and other.life is not None and other.life.nursery is not None:
+                if client.life is not None and self._world.generator.random() < 0.5:
+                    other.life.nursery.start_soon(self._evict_from, other.life, client.life.session.sid)
                 other.life.nursery.start_soon(self._checkpoint_and_trim, other.life)
                 await trio.sleep(3)
-                self._world.clock_jump_ns += int(self._world.generator.uniform(1.01, 1.5) * HOUR_NS)
-                if other.life is not None and other.life.nursery is not None:
-                    other.life.nursery.start_soon(self._trim, other.life)
-                    await trio.sleep(2)
-                break
-        self._world.say("fate", f"thaws {client.name}")
-        client.way.freezer.thaw()
+                return other
+        return None
 
     async def _evict(self, client: Client) -> None:
         victim = self._world.generator.choice(self._clients)
@@ -240,7 +256,7 @@ class History:
 
     async def _evict_from(self, life: Life, sid: int) -> None:
         with self._quietly(life):
-            evicted = await life.session.evict(sid, wait_s=3)
+            evicted = await life.session.evict(sid, wait_s=2)
             self._world.say(life.name, f"evicts {sid:x}: {evicted}")
 
     async def _maintain(self, client: Client) -> None:
@@ -256,8 +272,8 @@ class History:
                 session.base.replica, session.journal, session.store, session.environment, INFO
             )
             self._world.say(life.name, f"checkpoint at {checkpoint.seq}")
-        await self._trim(life)
-        await self._trim(life)
+        for _ in range(3):  # make a step, date it, and delete if an hour has passed
+            await self._trim(life)
 
     async def _trim(self, life: Life) -> None:
         with self._quietly(life):
@@ -271,6 +287,15 @@ class History:
             yield
         except (StoreError, SessionError, Trimmed) as error:
             self._world.say(life.name, f"maintenance: {error}")
+        except VolumeError as error:
+            raise Violation(f"{life.name}, maintenance: {error}") from error
+
+
+def _first_violation(error: Exception) -> Exception:
+    """What happened first in a nursery is what matters; all else followed from it, or from its cancellation."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def make_deterministic(seed: int) -> None:
@@ -292,8 +317,9 @@ def run_history(seed: int, *, keep_trace: bool = False, corrupting: bool = False
     make_deterministic(seed)
     try:
         return trio.run(History(world, root, corrupting).run, clock=MockClock(autojump_threshold=0))
-    except BaseException as error:
-        error.trace = world.trace  # type: ignore[attr-defined]
-        raise
+    except Exception as error:
+        first = _first_violation(error)
+        first.trace = world.trace  # type: ignore[attr-defined]
+        raise first from None if first is not error else first.__cause__
     finally:
         shutil.rmtree(root)

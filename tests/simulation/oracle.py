@@ -56,7 +56,9 @@ def replay(world: World) -> Witness:
         try:
             applied = witness.replica.apply(appeared.record)
         except S3vfsError as error:
-            raise Violation(f"R4: the journal is broken at record {seq}, written by {appeared.life}: {error}") from error
+            raise Violation(
+                f"R4: the journal is broken at record {seq}, written by {appeared.life}: {error}"
+            ) from error
         witness.positions[seq] = witness.replica.position
         done = []
         for raw, verdict in zip(appeared.record.ops, applied.verdicts, strict=True):
@@ -84,6 +86,8 @@ def check_history(world: World, clients: Iterable[Client], diary: Diary, *, corr
 
 def check_positions(client: Client, witness: Witness, may_stop: bool) -> None:
     """R4, R12: equal states at equal seq, on every life of every client."""
+    if client.refusals and not may_stop:
+        raise Violation(f"{client.name} did not start: {client.refusals[0]}")
     for life in client.lives:
         if life.session.fatal is not None and not may_stop:
             raise Violation(f"{life.name} stopped itself: {life.session.fatal}")

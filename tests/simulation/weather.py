@@ -38,7 +38,7 @@ class Climate:
 
 
 CALM = Climate()
-ROUGH = Climate(lost_before=0.05, lost_answer=0.08, throttled=0.03, late=0.04, one_way_s=0.15)
+ROUGH = Climate(lost_before=0.05, lost_answer=0.08, throttled=0.03, late=0.08, one_way_s=0.15)
 OUTAGE = Climate(lost_before=0.8, lost_answer=0.1, late=0.1)
 
 
@@ -92,8 +92,8 @@ class Way:
         answer_lost = draw() < climate.lost_answer
         late = draw() < climate.late
         there_s = self.generator.uniform(ANSWER_TIMEOUT_S, 60) if late else draw() * 2 * climate.one_way_s
-        # Half of what a frozen machine had sent is still in its own buffers, and goes out when it thaws.
-        buffered = draw() < 0.5
+        # Most of what a frozen machine had sent is still in its own buffers, and goes out when it thaws.
+        buffered = draw() < 0.7
         replies: list[Reply] = []
         answered = trio.Event()
 
@@ -174,9 +174,7 @@ class _Control:
         def effect() -> Reply:
             bucket = _bucket(self._way)
             pages.append(
-                bucket.list_page(
-                    f"{PREFIX}/", prefix, start_after=start_after, delimiter=delimiter, limit=limit
-                )
+                bucket.list_page(f"{PREFIX}/", prefix, start_after=start_after, delimiter=delimiter, limit=limit)
             )
             return bucket.reply(Outcome.OK)
 

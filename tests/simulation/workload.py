@@ -144,9 +144,7 @@ class Workload:
                     raise
         ops = make(object_id, len(body))
         if ops:
-            declare = DeclareObject(
-                object_id, len(body), len(body), 0, b"", b"", xxhash.xxh3_64_digest(body)
-            )
+            declare = DeclareObject(object_id, len(body), len(body), 0, b"", b"", xxhash.xxh3_64_digest(body))
             await self._commit([declare, *ops])
 
     # -- evaluating ---------------------------------------------------------------------------------------------
