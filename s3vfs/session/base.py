@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import trio
@@ -18,8 +19,9 @@ from s3vfs.errors import Damaged, ReadOnly, S3vfsError, SessionFenced, UnknownFe
 from s3vfs.journal.record import Header, decode_record, record_hash
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.rows import Rows, SessionRow, session_key
+from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
-from s3vfs.replica.protocol import Applied, Replica
+from s3vfs.replica.protocol import Applied, Replica, loading_error
 from s3vfs.session.counters import SessionCounters
 
 _log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class Base:
         where the local disk does not take it, or while a checkpoint is loaded: base is unchanged, offer again later.
         """
         if self.loading:
-            raise S3vfsError("the replica is being loaded from a checkpoint")
+            raise loading_error()
         if self.fatal is not None:
             return
         position = self.replica.position
@@ -125,8 +127,14 @@ class Base:
             self.fenced = True
             _log.error("session %016x, incarnation %d, is no longer in office", self.sid, self.incarnation)
 
+    def read(self) -> AbstractContextManager[ReadTransaction]:
+        """A view of base. Raises S3vfsError while a checkpoint is being loaded: wait for `ready`."""
+        if self.loading:
+            raise loading_error()
+        return self.replica.read()
+
     def session_row(self, sid: int) -> SessionRow | None:
-        with self.replica.read() as txn:
+        with self.read() as txn:
             return Rows(txn).session(sid)
 
     def take_office(self, sid: int, incarnation: int) -> None:
@@ -139,8 +147,18 @@ class Base:
         """The session ends itself: what happens to its row is no news."""
         self.sid = 0
 
+    def begin_loading(self) -> None:
+        """Base is about to be replaced: unusable until `reloaded`, or until `loading_failed` finds it untouched."""
+        self.loading = True
+
+    def loading_failed(self) -> None:
+        """Loading has left base as it was, or empty. An empty base must never look like missing files."""
+        self.loading = self.applied_seq == 0
+        self._notify()
+
     def reloaded(self) -> None:
         """A checkpoint has replaced base."""
+        self.loading = False
         self.counters.reloads += 1
         self._look_at_office()
         expected = self.expected
@@ -161,8 +179,8 @@ class Base:
             self._notify()
 
     async def ready(self) -> None:
-        """Return when base is not being replaced; at once if it is not."""
-        while self.loading:
+        """Return when base is whole; at once where no checkpoint is being loaded."""
+        while self.loading and self.fatal is None:
             await self.changed.wait()
 
     def refusal(self) -> S3vfsError | None:

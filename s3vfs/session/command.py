@@ -77,7 +77,7 @@ class Command:
 
     def _wires(self, ops: Sequence[AnyOp] | Evaluate) -> list[bytes]:
         if callable(ops):
-            with self.base.replica.read() as txn:
+            with self.base.read() as txn:
                 ops = ops(txn)
         entered = (Announce(self._options.label), *ops, End())
         return [encode_op(NumberedOp(number, None, op)) for number, op in enumerate(entered, start=1)]

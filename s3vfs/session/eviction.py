@@ -16,7 +16,8 @@ from s3vfs.namespace.verdict import Verdict
 from s3vfs.session.base import Base
 from s3vfs.session.tail import Tail
 
-EVICT_AFTER_S = 10.0
+# A mount that nobody uses looks at the tail every 10 s only: it must have the time to answer.
+EVICT_AFTER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from s3vfs.environment import Environment
 from s3vfs.errors import Damaged, S3vfsError
 from s3vfs.journal.protocol import Journal
-from s3vfs.namespace.ops import Announce, AnyOp, Block, NumberedOp, Resume, encode_op
+from s3vfs.namespace.ops import Announce, AnyOp, Beat, Block, NumberedOp, Resume, encode_op
 from s3vfs.objects.protocol import Store
 from s3vfs.replica.protocol import EMPTY
 from s3vfs.replica.restore import restore
@@ -37,14 +37,15 @@ async def rebuild(environment: Environment, store: Store, journal: Journal, base
     head = (await journal.refresh_head()).head
     if head.checkpoint is None and head.boundary > 1:
         raise Damaged("HEAD has a trim boundary but names no checkpoint")
-    base.loading = True
+    base.begin_loading()
     try:
         if head.checkpoint is None:
             await environment.run(base.replica.load, (), EMPTY)
         else:
             await restore(store, head.checkpoint.uuid, base.replica, environment.run)
-    finally:
-        base.loading = False
+    except BaseException:
+        base.loading_failed()
+        raise
     _log.warning("the replica was rebuilt from the checkpoint at record %d", base.applied_seq)
     base.reloaded()
 
@@ -134,10 +135,12 @@ class Registrar:
     async def _try(self, attempt: Identity, *, resuming: bool) -> bool | None:
         """True: in office. False: refused. None: the race was lost, or its outcome cannot be known; look again."""
         entry: AnyOp = Resume(attempt.incarnation - 1) if resuming else Announce(self._label)
-        # The first inode numbers come in the same record: the first create then needs no extra one.
+        # Inode numbers come in the same record: the first create then needs no extra one. A session that is resumed
+        # often gets none that it does not need, since its row forgets old blocks when there are many.
+        second: AnyOp = Beat() if self._free_numbers(attempt.sid) >= FIRST_BLOCK // 2 else Block(FIRST_BLOCK)
         wires = [
             encode_op(NumberedOp(number, None, op))
-            for number, op in ((attempt.number - 1, entry), (attempt.number, Block(FIRST_BLOCK)))
+            for number, op in ((attempt.number - 1, entry), (attempt.number, second))
         ]
         outcome = await self._appender.append(Author(attempt.sid, attempt.incarnation), wires)
         if outcome.fate is not Fate.WON:
@@ -148,3 +151,7 @@ class Registrar:
         if outcome.verdicts[1].errno:
             raise S3vfsError("the volume gives out no inode numbers")
         return True
+
+    def _free_numbers(self, sid: int) -> int:
+        row = self._base.session_row(sid)
+        return sum(end - first for first, end in row.blocks) if row is not None else 0

@@ -78,6 +78,11 @@ class Pipeline:
         return len(self._queue)
 
     @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
     def open(self) -> bool:
         """Whether `enqueue` takes ops."""
         return not self._closed and self._base.refusal() is None

@@ -99,12 +99,13 @@ class Session:
 
     def view(self) -> AbstractContextManager[ReadTransaction]:
         """What this client sees: base and, once there are leases, the overlay (R12). Never across an await."""
-        return self.base.replica.read()
+        return self.base.read()
 
     async def fresh(self, within_s: float | None = None) -> None:
         """Return when a look at the tail that was sent after now - `within_s` (default: the freshness option) has been
         applied; 0 = after this call began. Raises StoreUnreachable with `--offline error`; see `Tail.fresh`."""
         await self.tail.fresh(self.options.freshness_s if within_s is None else within_s)
+        await self.base.ready()
 
     def touch(self) -> None:
         """The kernel has asked something and may cache the answer: the tail is read every 0.5 s for the next 30 s."""
@@ -264,8 +265,8 @@ class Session:
         session that is fenced or has stopped itself ends without END, and keeps its identity so that the next mount
         spills.
         """
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is None or self._directory is None:
+        pipeline = self._pipeline
+        if pipeline is None or self._directory is None or pipeline.closed:
             return
         ending = None
         if self.base.refusal() is None:

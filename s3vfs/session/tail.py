@@ -166,6 +166,8 @@ class Tail:
     async def _look(self) -> None:
         """Read and apply until nothing is there. Raises S3vfsError; what was applied stays applied."""
         self._base.counters.looks += 1
+        if self._base.loading:
+            await self._reload()  # an earlier attempt has failed
         found = 0
         while self._base.fatal is None:
             # A client that is far behind asks for many records at once; at the tail one request is enough.

@@ -1,7 +1,7 @@
 """One simulated client: a disk that outlives its processes, and the lives that it leads on it.
 
-A life is one mount, from session directory to END, kill or fence. Its process is killed by cancelling it; what it had sent
-goes on without it. The disk can be copied, rolled back, or lose what was not synced (a reboot).
+A life is one mount, from session directory to END, kill or fence. Its process is killed by cancelling it; what it had
+sent goes on without it. The disk can be copied, rolled back, or lose what was not synced (a reboot).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What must be true of a history, whatever the weather was.
 
-The witness is the journal: the truth, replayed by the same `apply` on a fresh replica. Each answer that a caller got must
-be explained by it, in real time.
+The witness is the journal: the truth, replayed by the same `apply` on a fresh replica. Each answer that a caller got
+must be explained by it, in real time.
 """
 
 from __future__ import annotations
