@@ -9,7 +9,7 @@ counts forward.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from s3vfs.errors import PosixError
@@ -72,11 +72,11 @@ class Directories(Core):
         self._directories: dict[int, DirectoryHandle] = {}
         self._last_directory = 0
 
-    async def opendir(self, ino: int, *, check: Callable[[], None] | None = None) -> int:
+    async def opendir(self, ino: int, *, check: Callable[[], Awaitable[None]] | None = None) -> int:
         """A handle for readdir. ENOTDIR; ESTALE for a directory that has been removed. `check` as in `open`."""
         await self._session.fresh()
         if check is not None:
-            check()
+            await check()
         with self._session.view() as txn:
             if not is_directory(self._inode(Rows(txn), ino)):
                 raise PosixError(errno.ENOTDIR)

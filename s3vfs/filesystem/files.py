@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,9 @@ class Files(Names, Attributes):
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
-    async def open(self, ino: int, flags: int, caller: Caller, *, check: Callable[[], None] | None = None) -> int:
+    async def open(
+        self, ino: int, flags: int, caller: Caller, *, check: Callable[[], Awaitable[None]] | None = None
+    ) -> int:
         """A handle. `flags` as open(2), O_TRUNC included; the caller's right to open is the kernel's to check.
 
         `check` is called once the view is fresh and before anything has an effect: it may raise. ESTALE: the inode is
@@ -52,7 +54,7 @@ class Files(Names, Attributes):
             self._require_writable()
         await self._session.fresh()
         if check is not None:
-            check()
+            await check()
         with self._session.view() as txn:
             inode = self._inode(Rows(txn), ino)
         if not stat.S_ISREG(inode.mode):

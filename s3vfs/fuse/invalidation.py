@@ -14,7 +14,8 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 _log = logging.getLogger(__name__)
@@ -42,8 +43,9 @@ class Notifier(Protocol):
 class _Lane(Generic[_Key]):
     """One thread and the keys that it has to deliver, in order, each once."""
 
-    def __init__(self, name: str, deliver: Callable[[_Key], None]) -> None:
+    def __init__(self, name: str, deliver: Callable[[_Key], None], done: Callable[[_Key], None]) -> None:
         self._deliver: Callable[[_Key], None] = deliver
+        self._done: Callable[[_Key], None] = done
         self._keys: dict[_Key, None] = {}
         self._more = threading.Condition()
         self._closing = False
@@ -88,6 +90,7 @@ class _Lane(Generic[_Key]):
             except Exception:
                 _log.exception("invalidation of %r", key)
             self.delivered += 1
+            self._done(key)
 
 
 class Invalidator:
@@ -99,9 +102,11 @@ class Invalidator:
     ) -> None:
         self._entry_of = entry_of
         self._lane_limit = lane_limit
-        self._attributes: _Lane[int] = _Lane("s3vfs-attributes", notifier.invalidate_attributes)
+        self._delivered: deque[Name] = deque()  # its append and popleft are atomic
+        self._attributes: _Lane[int] = _Lane("s3vfs-attributes", notifier.invalidate_attributes, lambda _: None)
         self._names: list[_Lane[Name]] = [
-            _Lane(f"s3vfs-names-{index}", lambda name: notifier.invalidate_entry(*name)) for index in range(NAME_LANES)
+            _Lane(f"s3vfs-names-{index}", lambda name: notifier.invalidate_entry(*name), self._delivered.append)
+            for index in range(NAME_LANES)
         ]
         self.collapsed = 0
 
@@ -140,6 +145,11 @@ class Invalidator:
             _log.warning("more names change than the kernel can be told: whole directories are invalidated")
         lane.remove(lambda name: name[0] == directory)
         self._names[own[0] % NAME_LANES].put(own)
+
+    def delivered(self) -> Iterator[Name]:
+        """Names that the kernel has been told of, or did not have, since the last call."""
+        while self._delivered:
+            yield self._delivered.popleft()
 
     def settled(self) -> bool:
         """Everything handed in so far has been delivered."""

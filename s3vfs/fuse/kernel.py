@@ -4,9 +4,9 @@
 passed on to the Invalidator, for inodes that were given out lately only.
 
 *Outdated names.* Until the invalidation has arrived, the kernel may still open an inode through a name that has been
-taken away or given to another one. So such names are remembered for as long as the kernel may hold them, and an open of
-their former inode answers ESTALE, once to each thread: the kernel then looks every part of the path up again, and what
-it opens next, the daemon has named to it. Once is enough, and more would be wrong: an inode may have other names.
+taken away or given to another one, or below a directory that has moved. So such names are remembered until the kernel
+has dropped them, and an open of what they led to first waits for that, and then answers ESTALE: the kernel looks every
+part of the path up again, and what it opens next, the daemon has named to it.
 
 *Pages.* An open keeps the kernel's pages only where nobody else has changed the contents since the kernel last dropped
 them. Pages are dropped by opens alone, and by the kernel itself when refreshed attributes show another size or mtime
@@ -17,14 +17,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+import trio
 
 from s3vfs.filesystem import Found
 from s3vfs.fuse.marks import InodeSet, RecentInodes
 from s3vfs.namespace.changes import Changes
 
 Name = tuple[int, bytes]
+
+# Opens that the kernel sent before it dropped a name are read and handled within this time.
+IN_FLIGHT_S = 0.02
+# An open waits so long for the kernel to drop an outdated name, and looks so often.
+UNLEARN_S = 2.0
+UNLEARN_POLL_S = 0.005
 
 
 class Invalidations(Protocol):
@@ -33,6 +41,10 @@ class Invalidations(Protocol):
     def entry(self, parent: int, name: bytes) -> None: ...
 
     def attributes(self, ino: int) -> None: ...
+
+    def delivered(self) -> Iterable[Name]:
+        """The names that the kernel has dropped since the last call."""
+        ...
 
 
 class Namespace(Protocol):
@@ -53,16 +65,15 @@ class Namespace(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Outdated:
-    """`name` no longer leads to `ino`. `told`: threads that have been sent to look again."""
+    """`name` no longer leads to `ino`. `until_s`: then the kernel has forgotten it in any case."""
 
     ino: int
     name: Name
     until_s: float
-    told: set[int] = field(default_factory=set)
 
 
 class KernelCache:
-    """All methods are for the trio thread and have no checkpoint."""
+    """Methods are for the trio thread; those without `async` have no checkpoint."""
 
     def __init__(
         self, namespace: Namespace, invalidations: Invalidations, now_s: Callable[[], float], lifetime_s: float
@@ -75,11 +86,11 @@ class KernelCache:
         self._pages = InodeSet()
         self._outdated: dict[int, dict[Name, _Outdated]] = {}
         self._inos_outdated: dict[Name, set[int]] = {}
+        # In the order of `until_s`: as the kernel forgets them, and as it has dropped them.
         self._ageing: deque[_Outdated] = deque()
+        self._dropped: deque[_Outdated] = deque()
         # Attributes that were given while the inode was open here, and that no write has made the kernel forget.
         self._given_open: dict[int, Found] = {}
-        self._reloaded_until_s = 0.0
-        self._told_of_reload: set[tuple[int, int]] = set()
 
     # -- what goes to the kernel ------------------------------------------------------------------------------------
 
@@ -127,12 +138,10 @@ class KernelCache:
                 self._withdraw(ino, (parent, name))
 
     def hear_reload(self) -> None:
-        """A checkpoint has replaced base: any inode may have changed, any name may be outdated. Which names, nobody can
-        say; the kernel drops them by itself, and until then opens are checked as if all were."""
+        """A checkpoint has replaced base: any inode may have changed. That follows a silence of more than an hour;
+        which names are outdated nobody can say, and the kernel drops them all by itself within `lifetime_s`."""
         self._pages.clear()
         self._given_open.clear()
-        self._told_of_reload.clear()
-        self._reloaded_until_s = self._now_s() + self._lifetime_s
         for ino in self._given:
             self._invalidations.attributes(ino)
 
@@ -146,8 +155,14 @@ class KernelCache:
 
     def _forget_aged(self) -> None:
         now_s = self._now_s()
-        while self._ageing and self._ageing[0].until_s <= now_s:
-            self._forget(self._ageing.popleft())
+        for name in self._invalidations.delivered():
+            for ino in self._inos_outdated.get(name, ()):
+                outdated = self._outdated[ino][name]
+                outdated.until_s = min(outdated.until_s, now_s + IN_FLIGHT_S)
+                self._dropped.append(outdated)
+        for queue in (self._ageing, self._dropped):
+            while queue and queue[0].until_s <= now_s:
+                self._forget(queue.popleft())
 
     def _forget(self, outdated: _Outdated) -> None:
         ino, name = outdated.ino, outdated.name
@@ -163,37 +178,25 @@ class KernelCache:
 
     # -- opens and renames ------------------------------------------------------------------------------------------
 
-    def must_look_again(self, ino: int, thread: int) -> bool:
-        """Whether `thread` may be about to open this inode through an outdated name, and has not been told so yet."""
-        again = False
-        if self._reloaded_until_s and self._is_reload_recent() and (ino, thread) not in self._told_of_reload:
-            self._told_of_reload.add((ino, thread))
-            again = True
+    def may_be_outdated(self, ino: int) -> bool:
+        """Whether the kernel may be about to open this inode through an outdated name of it, or of a directory
+        above."""
+        if not self._outdated:
+            return False
         self._forget_aged()
-        if self._outdated:
-            for node in self._namespace.lineage(ino):
-                again |= self._is_outdated(node, thread)
-        return again
+        return any(
+            not self._namespace.holds(*name, node)
+            for node in self._namespace.lineage(ino)
+            for name in self._outdated.get(node, ())
+        )
 
-    def _is_reload_recent(self) -> bool:
-        if self._now_s() >= self._reloaded_until_s:
-            self._reloaded_until_s = 0.0
-            self._told_of_reload.clear()
-            return False
-        return True
-
-    def _is_outdated(self, ino: int, thread: int) -> bool:
-        names = self._outdated.get(ino)
-        if not names:
-            return False
-        again = False
-        for outdated in list(names.values()):
-            if self._namespace.holds(*outdated.name, ino):
-                self._forget(outdated)
-            elif thread not in outdated.told:
-                outdated.told.add(thread)
-                again = True
-        return again
+    async def unlearned(self, ino: int) -> None:
+        """Return when the kernel has dropped those names. Bounded: a request in the same directory may hold up the
+        notification for as long as the bucket is silent."""
+        with trio.move_on_after(UNLEARN_S):
+            # Rare and short: not worth waking this thread for each notification that another one has delivered.
+            while self.may_be_outdated(ino):  # noqa: ASYNC110
+                await trio.sleep(UNLEARN_POLL_S)
 
     def renamed(self, old: Name, new: Name, *, exchanged: bool) -> None:
         """A rename through this kernel has moved whatever the kernel had under `old`: an outdated entry moves too."""

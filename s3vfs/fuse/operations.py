@@ -217,14 +217,15 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """ESTALE when the kernel may have come here by an outdated name: it looks the path up again, and asks again."""
         self._session.touch()
-        check = functools.partial(self._check_names, inode, ctx.pid)
+        check = functools.partial(self._check_names, inode)
         handle = await self._filesystem.open(inode, flags, _caller(ctx), check=check)
         if flags & os.O_TRUNC:
             self._kernel.wrote(inode)
         return self._file_info(handle, inode, flags)
 
-    def _check_names(self, ino: int, thread: int) -> None:
-        if self._kernel.must_look_again(ino, thread):
+    async def _check_names(self, ino: int) -> None:
+        if self._kernel.may_be_outdated(ino):
+            await self._kernel.unlearned(ino)
             raise PosixError(errno.ESTALE)
 
     @_guarded
@@ -278,7 +279,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         self._session.touch()
-        return await self._filesystem.opendir(inode, check=functools.partial(self._check_names, inode, ctx.pid))
+        return await self._filesystem.opendir(inode, check=functools.partial(self._check_names, inode))
 
     @_guarded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -123,7 +123,7 @@ def test_open_truncates_only_after_the_check(tmp_path: Path) -> None:
         await fs.write(handle, 0, b"data")
         await fs.flush(handle)
 
-        def refuse() -> None:
+        async def refuse() -> None:
             raise PosixError(errno.ESTALE)
 
         with Refused(errno.ESTALE):

@@ -58,6 +58,8 @@ def test_everything_arrives() -> None:
         eventually(invalidator.settled)
         assert sorted(kernel.names) == [(number, b"%d" % number) for number in range(50)]
         assert kernel.inos == list(range(50))
+        assert sorted(invalidator.delivered()) == sorted(kernel.names)
+        assert list(invalidator.delivered()) == []
         assert invalidator.status() == {"waiting": 0, "delivered": 100, "collapsed": 0}
 
 

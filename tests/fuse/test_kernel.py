@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
+import trio
+from trio.testing import MockClock
 
 from s3vfs.filesystem import Found
-from s3vfs.fuse.kernel import KernelCache, Name
+from s3vfs.fuse.kernel import IN_FLIGHT_S, UNLEARN_S, KernelCache, Name
 from s3vfs.fuse.marks import InodeSet, RecentInodes
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.rows import Inode
@@ -17,7 +19,6 @@ from s3vfs.namespace.rows import Inode
 LIFETIME_S = 30.0
 INODE = Inode(0o100644, 0, 0, 1, 5, 5, 1, 2, 3, 4, 0, 1, 0, b"")
 DIRECTORY, FILE, OTHER = 20, 30, 31
-ANN, BOB = 100, 200  # threads
 
 
 @dataclass
@@ -30,6 +31,7 @@ class World:
     open_inos: set[int] = field(default_factory=set)
     now_s: float = 1000.0
     told: list[int | Name] = field(default_factory=list)
+    dropped: list[Name] = field(default_factory=list)
 
     def holds(self, parent: int, name: bytes, ino: int) -> bool:
         return self.names.get((parent, name)) == ino
@@ -48,6 +50,10 @@ class World:
 
     def attributes(self, ino: int) -> None:
         self.told.append(ino)
+
+    def delivered(self) -> list[Name]:
+        dropped, self.dropped = self.dropped, []
+        return dropped
 
     def kernel(self) -> KernelCache:
         return KernelCache(self, self, lambda: self.now_s, LIFETIME_S)
@@ -84,21 +90,54 @@ def test_new_names_need_no_invalidation() -> None:
     assert world.told == []
 
 
-def test_an_open_through_an_outdated_name_is_sent_back_once_for_each_thread() -> None:
+def test_a_name_is_outdated_until_the_kernel_has_dropped_it() -> None:
     world = World()
     kernel = world.kernel()
     name = (DIRECTORY, b"f")
     world.gave(kernel, FILE, name)
-    assert not kernel.must_look_again(FILE, ANN)
+    assert not kernel.may_be_outdated(FILE)
     world.names[name] = OTHER
     kernel.hear(replaced(FILE, name), own=False)
     assert set(world.told) == {FILE, name}
-    assert kernel.must_look_again(FILE, ANN)
-    assert not kernel.must_look_again(FILE, ANN)
-    assert kernel.must_look_again(FILE, BOB)
-    assert not kernel.must_look_again(OTHER, ANN)
+    assert kernel.may_be_outdated(FILE)
+    assert not kernel.may_be_outdated(OTHER)
+    world.now_s += 1
+    assert kernel.may_be_outdated(FILE)
+    world.dropped = [name, (DIRECTORY, b"never withdrawn")]
+    assert kernel.may_be_outdated(FILE)  # an open may be on its way from before
+    world.now_s += IN_FLIGHT_S
+    assert not kernel.may_be_outdated(FILE)
+
+
+def test_the_kernel_forgets_by_itself() -> None:
+    world = World()
+    kernel = world.kernel()
+    name = (DIRECTORY, b"f")
+    world.gave(kernel, FILE, name)
+    del world.names[name]
+    kernel.hear(replaced(FILE, name), own=False)
     world.now_s += LIFETIME_S
-    assert not kernel.must_look_again(FILE, 300)
+    assert not kernel.may_be_outdated(FILE)
+
+
+def test_an_open_waits_until_the_name_is_unlearned_but_not_for_ever() -> None:
+    async def main() -> None:
+        world = World()
+        kernel = KernelCache(world, world, trio.current_time, LIFETIME_S)
+        name = (DIRECTORY, b"f")
+        world.gave(kernel, FILE, name)
+        del world.names[name]
+        kernel.hear(replaced(FILE, name), own=False)
+        before_s = trio.current_time()
+        await kernel.unlearned(FILE)
+        assert trio.current_time() - before_s == pytest.approx(UNLEARN_S)
+        assert kernel.may_be_outdated(FILE)
+        world.dropped = [name]
+        await kernel.unlearned(FILE)
+        assert not kernel.may_be_outdated(FILE)
+        assert trio.current_time() - before_s < 2 * UNLEARN_S
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_an_outdated_name_that_holds_again_sends_nobody_back() -> None:
@@ -109,7 +148,7 @@ def test_an_outdated_name_that_holds_again_sends_nobody_back() -> None:
     del world.names[name]
     kernel.hear(replaced(FILE, name), own=False)
     world.names[name] = FILE
-    assert not kernel.must_look_again(FILE, ANN)
+    assert not kernel.may_be_outdated(FILE)
 
 
 def test_an_outdated_directory_sends_opens_below_it_back() -> None:
@@ -121,8 +160,7 @@ def test_an_outdated_directory_sends_opens_below_it_back() -> None:
     world.above[FILE] = [DIRECTORY, 1]
     world.names[name] = OTHER
     kernel.hear(replaced(DIRECTORY, name), own=False)
-    assert kernel.must_look_again(FILE, ANN)
-    assert not kernel.must_look_again(FILE, ANN)
+    assert kernel.may_be_outdated(FILE)
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
@@ -137,7 +175,7 @@ def test_a_local_rename_takes_outdated_entries_along(exchanged: bool) -> None:
     world.told.clear()
     kernel.renamed(old, new, exchanged=exchanged)
     assert set(world.told) == ({old, new} if exchanged else {new})
-    kernel.must_look_again(FILE, ANN)
+    assert kernel.may_be_outdated(FILE)
     world.told.clear()
     kernel.renamed((1, b"x"), (1, b"y"), exchanged=True)
     assert world.told == []
@@ -177,18 +215,13 @@ def test_pages_are_kept_until_somebody_else_changes_the_contents() -> None:
     assert not kernel.keep_pages(FILE)
 
 
-def test_after_a_reload_everything_is_in_doubt_for_a_while() -> None:
+def test_after_a_reload_all_attributes_are_asked_for_again() -> None:
     world = World()
     kernel = world.kernel()
     world.gave(kernel, FILE)
     world.gave(kernel, OTHER)
     kernel.hear_reload()
     assert set(world.told) == {FILE, OTHER}
-    assert kernel.must_look_again(FILE, ANN)
-    assert not kernel.must_look_again(FILE, ANN)
-    assert kernel.must_look_again(OTHER, ANN)
-    world.now_s += LIFETIME_S
-    assert not kernel.must_look_again(FILE, BOB)
 
 
 def test_inode_sets() -> None:

@@ -81,6 +81,19 @@ def test_a_replaced_file_is_opened_anew_by_many_threads(pair: Pair) -> None:
             assert seen == {b"%d" % round_number}
 
 
+def test_a_name_that_moved_to_another_file_opens_that_one(pair: Pair) -> None:
+    """The old file lives on under another name, so its inode alone tells nothing."""
+    here, there = pair
+    (here / "a").write_bytes(b"1")
+    (here / "b").write_bytes(b"2")
+    for _ in range(30):
+        before = read(there / "a"), read(there / "b")
+        os.rename(here / "a", here / "c")
+        os.rename(here / "b", here / "a")
+        os.rename(here / "c", here / "b")
+        assert (read(there / "a"), read(there / "b")) == before[::-1]
+
+
 def test_a_replaced_directory_is_entered_anew(pair: Pair) -> None:
     here, there = pair
     (here / "directory").mkdir()
