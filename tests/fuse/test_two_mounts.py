@@ -127,11 +127,13 @@ def test_another_link_of_a_replaced_file_still_opens(pair: Pair) -> None:
 
 
 def test_a_local_rename_moves_no_outdated_entry(pair: Pair) -> None:
+    """The kernel moves the entry that it has, not the one that the daemon has moved."""
     here, there = pair
     for round_number in range(20):
         (here / "a").write_bytes(b"old")
         assert read(there / "a") == b"old"
         (here / "new").write_bytes(b"%d" % round_number)
+        os.rename(here / "a", here / f"kept{round_number}")
         os.rename(here / "new", here / "a")
         os.rename(there / "a", there / "b")
         assert read(there / "b") == b"%d" % round_number
