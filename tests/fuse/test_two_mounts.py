@@ -135,7 +135,9 @@ def test_a_local_rename_moves_no_outdated_entry(pair: Pair) -> None:
         (here / "new").write_bytes(b"%d" % round_number)
         os.rename(here / "a", here / f"kept{round_number}")
         os.rename(here / "new", here / "a")
+        ino = (here / "a").stat().st_ino
         os.rename(there / "a", there / "b")
+        eventually(lambda ino=ino: (there / "b").stat().st_ino == ino, within_s=1)
         assert read(there / "b") == b"%d" % round_number
 
 
