@@ -215,8 +215,11 @@ class Contents:
             offset = self.attributes(ino, inode).size
             await self.write(ino, offset, view)
             return offset
-        file = self._file(ino)
+        most = self._sizes.object_bytes
+        places = [await self._append_one(ino, view[at : at + most]) for at in range(0, len(view), most)]
+        return places[0] if places else 0 if inode is None else inode.size
 
+    async def _append_one(self, ino: int, view: memoryview) -> int:
         def fill(body: memoryview) -> None:
             body[:] = view
 
@@ -224,6 +227,7 @@ class Contents:
             now_ns = self._session.environment.wall_ns()
             return [Append(ino, len(view), pack, offset, now_ns, now_ns)]
 
+        file = self._file(ino)
         file.committing += 1
         try:
             (verdict,) = await self.packer.send(Parcel(len(view), fill, ops_at))
@@ -358,11 +362,11 @@ class Contents:
                 return []
             sector_bytes = self._sizes.sector_bytes
             if working is None:
-                return [(part, False) for part in resolve(rows, ino, inode.version, offset, end, sector_bytes)]
+                return [(part, False) for part in resolve(rows, ino, inode, offset, end, sector_bytes)]
             parts: list[tuple[Part, bool]] = []
             for low, high, where in working.split(offset, end):
                 if where == "below":
-                    parts += [(part, False) for part in resolve(rows, ino, inode.version, low, high, sector_bytes)]
+                    parts += [(part, False) for part in resolve(rows, ino, inode, low, high, sector_bytes)]
                 else:
                     parts.append((Part(low, high, None, 0), where == "local"))
             return parts

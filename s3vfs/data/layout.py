@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from s3vfs.errors import Damaged, UnknownFeature
-from s3vfs.namespace.rows import ObjectRow, Rows
+from s3vfs.namespace.rows import Inode, ObjectRow, Rows
 
 
 class Unit(NamedTuple):
@@ -45,7 +45,7 @@ def object_entry(object_id: bytes) -> str:
     return f"p-{object_id.hex()}"
 
 
-def resolve(rows: Rows, ino: int, version: int, start: int, end: int, sector_bytes: int) -> Iterator[Part]:
+def resolve(rows: Rows, ino: int, inode: Inode, start: int, end: int, sector_bytes: int) -> Iterator[Part]:
     """[start, end) of an inode as parts, in order. Raises Damaged where a row is missing or does not fit."""
     at = start
     objects: dict[bytes, ObjectRow] = {}
@@ -68,8 +68,9 @@ def resolve(rows: Rows, ino: int, version: int, start: int, end: int, sector_byt
             if length <= skip or len(checksum) != 8:
                 raise Damaged(f"inode {ino}: the extent at {offset} reaches beyond object {extent.object.hex()}")
             head = sector * sector_bytes - shift  # where the sector begins in the file
-            own = head % sector_bytes == 0 and offset <= head and head + length <= offset + extent.length
-            entry = file_entry(ino, version) if own else object_entry(extent.object)
+            whole = head % sector_bytes == 0 and length == min(sector_bytes, inode.size - head)
+            own = whole and offset <= head and head + length <= offset + extent.length
+            entry = file_entry(ino, inode.version) if own else object_entry(extent.object)
             slot = head // sector_bytes if own else sector
             yield Part(at, stop, Unit(entry, slot, extent.object, sector, length, checksum), skip)
             at = stop

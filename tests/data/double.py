@@ -27,6 +27,7 @@ from s3vfs.namespace.ops import (
     DeclareObject,
     Format,
     NumberedOp,
+    Punch,
     Setattr,
     SetattrMask,
     Unlink,
@@ -84,6 +85,11 @@ class Volume:
         (verdict,) = self.apply([Unlink(parent, name, ino, 0, hold, 1)], None)
         assert not verdict.errno
 
+    def punch(self, ino: int, offset: int, length: int) -> None:
+        """Another node makes a hole."""
+        (verdict,) = self.apply([Punch(ino, offset, length, 5)], None)
+        assert not verdict.errno
+
     def inode(self, ino: int) -> Inode:
         inode = Rows(self.rows).inode(ino)
         assert inode is not None
@@ -109,6 +115,7 @@ class Client:
     listeners: list[Listener] = field(default_factory=list)
     refuse: S3vfsError | None = None
     never_answer: bool = False
+    before_answer: Callable[[], None] | None = None
     looks: int = 0
     on_fresh: Callable[[], None] | None = None
     _objects: int = 0
@@ -132,6 +139,8 @@ class Client:
             raise self.refuse
         verdicts = self.volume.apply(ops, self)
         await trio.lowlevel.checkpoint()
+        if self.before_answer is not None:
+            self.before_answer()
         if self.never_answer:
             await trio.sleep_forever()
         return verdicts

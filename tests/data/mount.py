@@ -99,5 +99,5 @@ async def until(condition: object, deadline_s: float = 10) -> None:
     """Poll a condition; TooSlowError after the deadline."""
     assert callable(condition)
     with trio.fail_after(deadline_s):
-        while not condition():  # noqa: ASYNC110: the condition is another thread's
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)

@@ -119,6 +119,27 @@ def test_a_flipped_bit_in_a_cache_file_is_found_at_first_use_and_mended(
     run(main)
 
 
+def test_the_entry_of_a_file_has_its_sectors_where_the_file_has_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path / "author") as author:
+            for start, length in ((0, 200), (7, 90), (300, 33), (160, 16), (230, 64)):
+                await author.contents.write(ino, start, os.urandom(length))
+                await author.contents.publish(ino)
+        async with mounted(volume, tmp_path / "reader") as mount:
+            whole = await mount.whole(ino)
+            for path in entries(tmp_path / "reader"):
+                if path.name == file_entry(ino, volume.inode(ino).version):
+                    held, sums = path.read_bytes(), path.with_name(path.name + ".sums").read_bytes()
+                    slots = [slot for slot in range(len(sums) // 8) if any(sums[8 * slot : 8 * slot + 8])]
+                    assert slots
+                    for slot in slots:
+                        assert held[16 * slot : 16 * slot + 16] == whole[16 * slot : 16 * slot + 16]
+
+    run(main)
+
+
 def test_a_flipped_bit_on_the_way_is_fetched_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
 
@@ -278,6 +299,21 @@ def test_nothing_is_kept_when_the_disk_has_no_room_besides_the_reserve(tmp_path:
     data = b"d" * SECTOR
     assert not cache.store(sector("p-0", 0, data), data)
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_a_slot_that_was_only_half_overwritten_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = build(tmp_path, 1 << 30)
+    a, b = b"a" * SECTOR, b"b" * SECTOR
+    assert cache.store(sector("p-0", 0, a), a)
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("s3vfs.data.cache._write_all", fail)
+        assert not cache.store(sector("p-0", 0, b), b)
+    assert not cache.read_verified(sector("p-0", 0, a), 0, memoryview(bytearray(4)))
+    assert cache.find(sector("p-0", 0, a)) is None
 
 
 def test_a_slot_with_other_contents_is_never_served(tmp_path: Path) -> None:

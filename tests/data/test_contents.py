@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -9,7 +10,7 @@ import trio.testing
 
 from s3vfs.namespace.ops import Setattr, Write
 from tests.data.double import Volume
-from tests.data.mount import mounted
+from tests.data.mount import QUICK, mounted
 
 
 def test_what_was_written_is_read_before_and_after_it_is_published(tmp_path: Path) -> None:
@@ -52,5 +53,75 @@ def test_a_truncate_leaves_before_the_bytes_that_were_written_after_it(tmp_path:
             assert await mount.whole(ino) == b"a" * 10 + bytes(10) + b"b" * 5
         async with mounted(volume, tmp_path / "other") as other:
             assert await other.whole(ino) == b"a" * 10 + bytes(10) + b"b" * 5
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_clean_bytes_leave_the_disk_when_there_are_too_many_and_dirty_ones_never(tmp_path: Path) -> None:
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path, limits=replace(QUICK, kept_bytes=100)) as mount:
+            contents = mount.contents
+            contents.opened(ino, True)
+            await contents.write(ino, 0, b"a" * 64_000)
+
+            def write_meanwhile() -> None:
+                contents._files[ino].working.store(100, b"b" * 5_000)
+                contents._files[ino].working.written(100, 5_100, 1, 1)
+
+            mount.client.before_answer = write_meanwhile
+            await contents.publish(ino)
+            mount.client.before_answer = None
+            expected = b"a" * 100 + b"b" * 5_000 + b"a" * 58_900
+            await trio.sleep(1)
+            local = contents._files[ino].working
+            assert not local.valid
+            assert local.path.stat().st_blocks * 512 < 20_000
+            assert await mount.whole(ino) == expected
+            await contents.publish(ino)
+            assert await mount.whole(ino) == expected
+        async with mounted(volume, tmp_path / "other") as other:
+            assert await other.whole(ino) == expected
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_foreign_change_right_after_an_own_one_is_seen(tmp_path: Path) -> None:
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path) as mount:
+            mount.contents.opened(ino, True)
+            await mount.contents.write(ino, 0, b"a" * 50)
+            mount.client.before_answer = lambda: volume.punch(ino, 0, 10)
+            await mount.contents.publish(ino)
+            assert await mount.whole(ino) == bytes(10) + b"a" * 40
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_times_set_before_a_publish_go_out_with_it_and_later_ones_are_the_callers(tmp_path: Path) -> None:
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path) as mount:
+            contents = mount.contents
+            assert not contents.set_times(ino, 5, 6)
+            contents.opened(ino, True)
+            await contents.write(ino, 0, b"a")
+            assert contents.set_times(ino, 5, 6)
+            seen = contents.attributes(ino, volume.inode(ino))
+            assert (seen.atime_ns, seen.mtime_ns, seen.size) == (5, 6, 1)
+            before = len(volume.records)
+            await contents.publish(ino)
+            assert len(volume.records) == before + 1
+            assert (volume.inode(ino).atime_ns, volume.inode(ino).mtime_ns) == (5, 6)
+            assert not contents.set_times(ino, 7, 8)
+            await contents.truncate(ino, 100)
+            seen = contents.attributes(ino, volume.inode(ino))
+            assert contents.set_times(ino, None, 9)
+            await contents.publish(ino)
+            assert (volume.inode(ino).size, volume.inode(ino).mtime_ns) == (100, 9)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

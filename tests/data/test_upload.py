@@ -55,7 +55,19 @@ def test_many_small_publishes_at_the_same_time_share_few_packs(tmp_path: Path) -
     run(main)
 
 
-def test_a_pack_holds_files_in_the_order_in_which_they_were_published(tmp_path: Path) -> None:
+def test_a_pack_holds_files_in_the_order_in_which_they_were_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    putting, go_on = threading.Event(), threading.Event()
+    inner = MemoryBulk.put_new
+
+    def held_up(self: MemoryBulk, key: str, body: Sequence[Buffer]) -> None:
+        putting.set()
+        assert go_on.wait(10)
+        inner(self, key, body)
+
+    monkeypatch.setattr(MemoryBulk, "put_new", held_up)
+
     async def main() -> None:
         volume = Volume()
         sizes = Sizes(64 * 16, 16)
@@ -65,13 +77,14 @@ def test_a_pack_holds_files_in_the_order_in_which_they_were_published(tmp_path: 
                 await mount.contents.write(ino, 0, b"x" * 10)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mount.contents.publish, inos[0])
-                await until(lambda: mount.contents.uploader.buffers.outstanding)
+                await until(putting.is_set)
                 for ino in inos[1:]:
                     nursery.start_soon(mount.contents.publish, ino)
-                    await trio.lowlevel.checkpoint()
-            places = {write.ino: write.extents[0] for write in volume.writes()}
-            rest = [(places[ino].object, places[ino].object_offset) for ino in inos[1:]]
-            assert len({pack for pack, _ in rest}) <= 2
+                    await trio.testing.wait_all_tasks_blocked()
+                go_on.set()
+            places = [write.extents[0] for ino in inos[1:] for write in volume.writes() if write.ino == ino]
+            assert len({place.object for place in places}) == 1
+            assert [place.object_offset for place in places] == [10 * n for n in range(19)]
 
     trio.run(main)
 
