@@ -7,7 +7,6 @@ became of them. Knows nothing of queues: who sends decides what to do after a lo
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from s3vfs.journal.protocol import Journal
 from s3vfs.journal.record import APPLY_VERSION, Header, encode_record
 from s3vfs.namespace.verdict import Verdict
 from s3vfs.session.base import Base, Expected, Fate, is_fatal
-from s3vfs.session.options import KNOWN_FATE_GRACE_S, LOSER_MEMORY_S, RETRY_FIRST_S, RETRY_MOST_S, YIELD_MOST_S
+from s3vfs.session.options import KNOWN_FATE_GRACE_S, RETRY_FIRST_S, RETRY_MOST_S
 from s3vfs.session.tail import Tail
 
 _log = logging.getLogger(__name__)
@@ -55,10 +54,7 @@ class Appender:
         self._journal = journal
         self._tail = tail
         self._losses = 0
-        self._losers: deque[tuple[float, int]] = deque()
-        self._yield_before_next = False
         self.failure: S3vfsError | None = None
-        base.header_listeners.append(self._hear)
 
     async def append(
         self,
@@ -98,7 +94,7 @@ class Appender:
         def settled(fate: Fate, verdicts: Sequence[Verdict]) -> None:
             nonlocal outcome
             outcome = Outcome(fate, header.seq, verdicts)
-            self._count(fate, len(data), background)
+            self._count(fate, len(data))
             # An own record in base needs no answer any more; a lost one is given time to end in good order.
             scope.deadline = trio.current_time() + (KNOWN_FATE_GRACE_S if fate is Fate.LOST else 0)
             if conclude is not None:
@@ -112,12 +108,11 @@ class Appender:
             self._base.expected = None
         return outcome
 
-    def _count(self, fate: Fate, size_bytes: int, background: bool) -> None:
+    def _count(self, fate: Fate, size_bytes: int) -> None:
         if fate is Fate.WON:
             self._losses = 0
             self._base.counters.records_won += 1
             self._base.counters.bytes_won += size_bytes
-            self._yield_before_next = background
         elif fate is Fate.LOST:
             self._losses += 1
             self._base.counters.records_lost += 1
@@ -149,16 +144,3 @@ class Appender:
         if self.failure is None:
             _log.warning("cannot append record %d, trying again: %s", seq, error)
         self.failure = error
-
-    def _hear(self, header: Header, own: bool) -> None:
-        if not own and header.losses > 0:
-            self._losers.append((trio.current_time(), header.round_trip_us))
-
-    async def yield_to_losers(self) -> None:
-        """After a background win: leave the next seq to whoever lost races lately, for their largest round trip,
-        so that a distant laptop is not starved (DESIGN 4)."""
-        while self._losers and self._losers[0][0] < trio.current_time() - LOSER_MEMORY_S:
-            self._losers.popleft()
-        if self._yield_before_next and self._losers:
-            await trio.sleep(min(max(round_trip_us for _, round_trip_us in self._losers) / 1e6, YIELD_MOST_S))
-        self._yield_before_next = False

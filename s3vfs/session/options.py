@@ -14,7 +14,8 @@ RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 5.0
 KNOWN_FATE_GRACE_S = 1.0  # how long a request may go on once the journal has shown its fate, before it is cut off
 LOSER_MEMORY_S = 30.0  # losers seen within this time count when background work yields (DESIGN 4)
-YIELD_MOST_S = 2.0
+YIELD_FIRST_S = 0.05
+YIELD_MOST_S = 1.0  # acknowledged work is committed within about a second, whoever else writes (DESIGN 6)
 
 
 class Offline(enum.Enum):

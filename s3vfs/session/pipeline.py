@@ -16,9 +16,11 @@ import trio
 
 from s3vfs.errors import S3vfsError, SessionError, SessionFenced, StoreUnreachable
 from s3vfs.namespace.ops import AnyOp, Lease, NumberedOp, encode_op
+from s3vfs.namespace.rows import Rows
 from s3vfs.namespace.verdict import DUPLICATE, FENCED, Verdict
 from s3vfs.session.appender import Appender, Author, Outcome
 from s3vfs.session.base import Base, Fate
+from s3vfs.session.courtesy import Courtesy
 from s3vfs.session.options import MAX_RECORD_BYTES, MAX_RECORD_OPS
 
 
@@ -70,6 +72,9 @@ class Pipeline:
         self._closed = False
         self._idle = trio.Event()
         self._idle.set()
+        self._urgent = trio.Event()
+        self._courtesy = Courtesy()
+        base.header_listeners.append(self._courtesy.hear)
         base.state_listeners.append(self._watch)
 
     @property
@@ -115,6 +120,8 @@ class Pipeline:
         if self._idle.is_set():
             self._idle = trio.Event()
         self._more.set()
+        if not background:
+            self._urgent.set()
         return group
 
     def close(self) -> None:
@@ -131,7 +138,7 @@ class Pipeline:
             while not self._queue:
                 await self._more.wait()
                 self._more = trio.Event()
-            await self._appender.yield_to_losers()
+            await self._yield()
             await self._base.ready()
             batch = self._form()
             if batch:
@@ -141,6 +148,18 @@ class Pipeline:
                     background=all(queued.group.background for queued in batch),
                     conclude=partial(self._conclude, batch),
                 )
+
+    async def _yield(self) -> None:
+        """Background work waits for others; what somebody waits for does not."""
+        await self._base.ready()
+        if all(queued.group.background for queued in self._queue):
+            self._urgent = trio.Event()
+            with trio.move_on_after(self._courtesy.pause_s(self._in_company())):
+                await self._urgent.wait()
+
+    def _in_company(self) -> bool:
+        with self._base.read() as txn:
+            return any(sid != self._base.sid for sid, _ in Rows(txn).sessions())
 
     def _form(self) -> list[Queued]:
         """The front of the queue, in whole groups as long as they fit; a group too large for one record is cut."""

@@ -95,10 +95,13 @@ class Tail:
     async def _seen_since(self, within_s: float, patience_s: float) -> bool:
         began_s = trio.current_time()
         ticket = self._sends
+        wanted = False
         while self._base.fatal is None:
             if self._seen.number > ticket or (within_s > 0 and self._seen.at_s >= began_s - within_s):
                 return True
-            self.want()
+            if not wanted:
+                self.want()
+                wanted = True
             silent_from_s = began_s if self._asked_at_s is None else self._asked_at_s
             give_up_s = silent_from_s + patience_s
             if trio.current_time() >= give_up_s:
@@ -109,10 +112,10 @@ class Tail:
 
     async def reached(self, seq: int) -> None:
         """Return when base has applied `seq` (or has stopped for good); waits for as long as that takes."""
-        while self._base.applied_seq < seq and self._base.fatal is None:
-            changed = self._base.changed
+        if self._base.applied_seq < seq:
             self.want()
-            await changed.wait()
+        while self._base.applied_seq < seq and self._base.fatal is None:
+            await self._base.changed.wait()
 
     # -- the task -----------------------------------------------------------------------------------------------
 
