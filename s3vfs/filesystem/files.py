@@ -94,6 +94,11 @@ class Files(Names, Attributes):
         self._contents.closed(file.ino, file.writable)
         self._orphans.closed(file.ino)
 
+    def forget_handles(self) -> None:
+        """The mount has ended: nobody will use or release a handle any more (the kernel drops its last RELEASEs)."""
+        for handle in list(self._files):
+            self._remove(handle)
+
     def _file(self, handle: int) -> FileHandle:
         file = self._files.get(handle)
         if file is None:

@@ -86,6 +86,7 @@ async def serve(
     finally:
         with trio.CancelScope(shield=True):
             await _end(mountpoint, invalidator)
+            filesystem.forget_handles()
 
 
 async def _run(

@@ -219,3 +219,16 @@ def test_privileges_after_changes_by(tmp_path: Path, caller: Caller, kept: int) 
         assert await mode(found.ino) == 0o755
 
     run(tmp_path, test)
+
+
+def test_handles_end_with_the_mount(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        handle, found = await client.fs.create(ROOT_INO, b"f", 0o644, os.O_WRONLY, ROOT)
+        await client.fs.open(found.ino, os.O_RDONLY, ROOT)
+        client.fs.forget_handles()
+        assert list(client.contents.handles.values()) == [0]
+        assert not client.fs.is_open(found.ino)
+        with Refused(errno.EBADF):
+            await client.fs.flush(handle)
+
+    run(tmp_path, test)

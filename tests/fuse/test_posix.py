@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -18,8 +19,6 @@ _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 
 
 def renameat2(old: Path, new: Path, flags: int) -> None:
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags):
         code = ctypes.get_errno()
@@ -435,3 +434,40 @@ def test_removing_while_listing_loses_nothing(root: Path) -> None:
             os.rmdir(entry.path)
     assert len(seen) == len(set(seen)) == 700
     assert os.listdir(root) == []
+
+
+def test_seekdir_returns_to_where_telldir_was(root: Path) -> None:
+    """As NFS servers and Samba do it."""
+
+    class Entry(ctypes.Structure):
+        _fields_ = (
+            ("ino", ctypes.c_uint64),
+            ("offset", ctypes.c_int64),
+            ("length", ctypes.c_uint16),
+            ("kind", ctypes.c_uint8),
+            ("name", ctypes.c_char * 256),
+        )
+
+    for index in range(300):
+        (root / f"{index:03}").touch()
+    libc = ctypes.CDLL(None)
+    libc.opendir.restype = ctypes.c_void_p
+    libc.readdir.restype = ctypes.POINTER(Entry)
+    libc.telldir.restype = ctypes.c_long
+    stream = ctypes.c_void_p(libc.opendir(os.fsencode(root)))
+    try:
+        seen: list[tuple[int, bytes]] = []
+        while True:
+            position = libc.telldir(stream)
+            entry = libc.readdir(stream)
+            if not entry:
+                break
+            seen.append((position, entry.contents.name))
+        assert len(seen) == 302
+        for position, name in (*seen[::37], *seen[::-41]):
+            libc.seekdir(stream, ctypes.c_long(position))
+            assert libc.readdir(stream).contents.name == name
+        libc.rewinddir(stream)
+        assert libc.readdir(stream).contents.name == b"."
+    finally:
+        libc.closedir(stream)
