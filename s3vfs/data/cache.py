@@ -23,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from resource import RLIMIT_NOFILE, getrlimit
 
 import xxhash
 
@@ -34,10 +35,12 @@ _ABSENT = bytes(8)
 _SUMS = ".sums"
 # What `.sums` may take of the disk; counted with each sector, and exactly when the folder is looked at.
 _SUMS_BYTES = 4096
-# Open entries: two descriptors each; the usual limit of a daemon is 1,024 or more.
-_OPEN_ENTRIES = 200
+# Open entries, two descriptors each: at most a quarter of what the process may open, and so many.
+_OPEN_ENTRIES = 2000
 # The time of last use is written to disk at most this often.
 _TOUCH_NS = 60 * 10**9
+# What others get when they ask for room.
+_RELIEF_BYTES = 64 * 1024 * 1024
 # When eviction did not make enough room, others fill the disk: look again after this long.
 _PAUSE_NS = 5 * 10**9
 # Eviction goes down to this share of the cap, so that it is rare.
@@ -98,6 +101,7 @@ class Cache:
     _used_bytes: int = -1
     _unseen_bytes: int = 0
     _not_before_ns: int = 0
+    _most_open: int = field(default_factory=lambda: min(_OPEN_ENTRIES, getrlimit(RLIMIT_NOFILE)[0] // 8))
     _complained: bool = False
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -247,7 +251,7 @@ class Cache:
                 self._open.pop(name, None)
                 return None
             self._open[name] = entry
-            while len(self._open) > _OPEN_ENTRIES:
+            while len(self._open) > self._most_open:
                 self._open.popitem(last=False)
             return entry
 
@@ -293,10 +297,10 @@ class Cache:
         return not short and self._used_bytes <= self.cap_bytes
 
     def relieve(self) -> None:
-        """The disk is short for others: give up entries until the reserve is free again."""
+        """The disk is short for others: give up entries until the reserve and a little more are free again."""
         if self._evicting.acquire(blocking=False):
             try:
-                self._evict(0)
+                self._evict(_RELIEF_BYTES)
             except OSError as error:
                 self._failed(error)
             finally:

@@ -35,6 +35,17 @@ class Uploaded:
         return DeclareObject(self.object, self.size_bytes, self.size_bytes, 0, b"", b"", self.checksums)
 
 
+@dataclass(slots=True)
+class _Shipment:
+    """An object on its way. `body` is the private copy, once `checksums` is there."""
+
+    object: bytes
+    body: memoryview
+    fill: Callable[[memoryview], None]
+    keep: bool
+    checksums: bytes = b""
+
+
 def sector_checksums(data: memoryview, sector_bytes: int) -> bytes:
     """xxh3 of each sector, big-endian, in order; the last may be short."""
     return b"".join(xxhash.xxh3_64_digest(data[at : at + sector_bytes]) for at in range(0, len(data), sector_bytes))
@@ -65,33 +76,33 @@ class Uploader:
         An unclear answer is repeated with the same bytes at the same key until it is clear; after `io_timeout_s`
         StoreUnreachable is raised, and whatever came of that key is garbage. Raises the store's other errors at once.
         """
-        object_id = self._session.new_object()
-        key = data_key(object_id)
         run = self._session.environment.run
         give_up_s = trio.current_time() + self._limits.io_timeout_s
         async with self.buffers.lend() as buffer:
-            body = buffer[:length]
-            checksums = await run(self._copy, body, fill)
+            shipment = _Shipment(self._session.new_object(), buffer[:length], fill, keep)
             pause_s = _FIRST_PAUSE_S
             while True:
                 try:
-                    await run(self._put, key, body)
+                    await run(self._ship, shipment)
                     break
                 except StoreUnreachable as error:
                     if trio.current_time() + pause_s > give_up_s:
                         raise
-                    _log.info("upload of %s is tried again: %s", key, error)
+                    _log.info("the upload of object %s is tried again: %s", shipment.object.hex(), error)
                     await trio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             self.puts += 1
             self.put_bytes += length
-            if keep:
-                await run(self._keep, object_id, checksums, body)
-        return Uploaded(object_id, length, checksums)
+            return Uploaded(shipment.object, length, shipment.checksums)
 
-    def _copy(self, body: memoryview, fill: Callable[[memoryview], None]) -> bytes:
-        fill(body)
-        return sector_checksums(body, self._sizes.sector_bytes)
+    def _ship(self, shipment: _Shipment) -> None:
+        """In a worker thread: copy and hash at the first attempt only, then the PUT."""
+        if not shipment.checksums:
+            shipment.fill(shipment.body)
+            shipment.checksums = sector_checksums(shipment.body, self._sizes.sector_bytes)
+        self._put(data_key(shipment.object), shipment.body)
+        if shipment.keep:
+            self._keep(shipment.object, shipment.checksums, shipment.body)
 
     def _put(self, key: str, body: memoryview) -> None:
         bulk = self._session.store.bulk

@@ -129,13 +129,39 @@ def test_the_entry_of_a_file_has_its_sectors_where_the_file_has_them(tmp_path: P
                 await author.contents.publish(ino)
         async with mounted(volume, tmp_path / "reader") as mount:
             whole = await mount.whole(ino)
-            for path in entries(tmp_path / "reader"):
-                if path.name == file_entry(ino, volume.inode(ino).version):
-                    held, sums = path.read_bytes(), path.with_name(path.name + ".sums").read_bytes()
-                    slots = [slot for slot in range(len(sums) // 8) if any(sums[8 * slot : 8 * slot + 8])]
-                    assert slots
-                    for slot in slots:
-                        assert held[16 * slot : 16 * slot + 16] == whole[16 * slot : 16 * slot + 16]
+            check_entry(tmp_path / "reader", file_entry(ino, volume.inode(ino).version), whole)
+
+    run(main)
+
+
+def check_entry(folder: Path, name: str, whole: bytes) -> None:
+    """Every sector that the entry says it has is the file's."""
+    (path,) = [path for path in entries(folder) if path.name == name]
+    held, sums = path.read_bytes(), path.with_name(path.name + ".sums").read_bytes()
+    slots = [slot for slot in range(len(sums) // 8) if any(sums[8 * slot : 8 * slot + 8])]
+    assert slots
+    for slot in slots:
+        assert held[16 * slot : 16 * slot + 16] == whole[16 * slot : 16 * slot + 16]
+        assert xxhash.xxh3_64_digest(held[16 * slot : 16 * slot + 16]) == sums[8 * slot : 8 * slot + 8]
+
+
+def test_a_working_file_becomes_an_entry_without_the_sectors_that_were_changed_later(tmp_path: Path) -> None:
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path) as mount:
+            mount.contents.opened(ino, True)
+            await mount.contents.write(ino, 0, os.urandom(300))
+            mount.client.before_answer = lambda: mount.contents._files[ino].working.store(100, b"b" * 10)
+            await mount.contents.publish(ino)
+            mount.client.before_answer = None
+            await mount.contents.write(ino, 100, b"b" * 10)
+            await mount.contents.publish(ino)
+            await mount.contents.write(ino, 20, b"c" * 10)
+            await mount.contents.publish(ino)
+            mount.contents.closed(ino, True)
+            whole = await mount.whole(ino)
+            check_entry(tmp_path, file_entry(ino, volume.inode(ino).version), whole)
 
     run(main)
 
