@@ -11,7 +11,8 @@ writers of one sum write equal bytes. Each process verifies a sector when it fil
 
 Eviction removes whole entries, oldest use first (the time of `.sums`), by unlink, never by punching: whoever has one
 open goes on reading it. A full or failing disk is counted, logged once, and otherwise only means that nothing is
-cached."""
+cached.
+"""
 
 from __future__ import annotations
 
@@ -107,22 +108,29 @@ class Cache:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def knows(self, unit: Unit) -> bool:
-        """Whether this process has verified the sector in its entry before."""
-        entry = self._open.get(unit.entry)
-        return entry is not None and entry.verified.get(unit.slot) == unit.checksum
+        """Whether this process has verified the sector in its place before."""
+        return self._verified(unit) is not None
+
+    def _verified(self, unit: Unit) -> tuple[_Entry, int] | None:
+        """Where this process has seen the sector right: in its entry, or in that of its object."""
+        for name, slot in _places(unit):
+            entry = self._open.get(name)
+            if entry is not None and entry.verified.get(slot) == unit.checksum:
+                return entry, slot
+        return None
 
     def read_verified(self, unit: Unit, skip: int, target: memoryview) -> bool:
         """Copy a part of a sector that this process has verified before, without waiting for the disk. False: the
         target's bytes mean nothing, ask `find`."""
-        entry = self._open.get(unit.entry)
-        if entry is None or entry.verified.get(unit.slot) != unit.checksum:
+        place = self._verified(unit)
+        if place is None:
             return False
-        where = unit.slot * self.sector_bytes + skip
+        entry, slot = place
         try:
             good = (
-                entry.sum_of(unit.slot) == unit.checksum
-                and os.preadv(entry.data, [target], where, os.RWF_NOWAIT) == len(target)
-                and entry.sum_of(unit.slot) == unit.checksum
+                entry.sum_of(slot) == unit.checksum
+                and os.preadv(entry.data, [target], slot * self.sector_bytes + skip, os.RWF_NOWAIT) == len(target)
+                and entry.sum_of(slot) == unit.checksum
             )
             if good:
                 self._used(entry)
@@ -131,11 +139,10 @@ class Cache:
             return False
 
     def find(self, unit: Unit) -> bytes | None:
-        """The whole sector, verified now, from its entry or from an older version of the same file. May block."""
+        """The whole sector, verified now, from its places or from another version of the same file. May block."""
         try:
-            entry = self._entry(unit.entry, create=False)
-            if entry is not None:
-                data = self._load(entry, unit)
+            for name, slot in _places(unit):
+                data = self._load(name, slot, unit)
                 if data is not None:
                     return data
             return self._carry_over(unit)
@@ -143,42 +150,37 @@ class Cache:
             self._failed(error)
             return None
 
-    def _load(self, entry: _Entry, unit: Unit) -> bytes | None:
-        if entry.sum_of(unit.slot) != unit.checksum:
+    def _load(self, name: str, slot: int, unit: Unit) -> bytes | None:
+        entry = self._entry(name, create=False)
+        if entry is None or entry.sum_of(slot) != unit.checksum:
             return None
-        data = os.pread(entry.data, unit.length, unit.slot * self.sector_bytes)
+        data = os.pread(entry.data, unit.length, slot * self.sector_bytes)
         if xxhash.xxh3_64_digest(data) != unit.checksum or len(data) != unit.length:
-            if entry.sum_of(unit.slot) == unit.checksum:  # not merely being replaced
+            if entry.sum_of(slot) == unit.checksum:  # not merely being replaced
                 self.counters.bad_sectors += 1
-                _log.warning("cache entry %s: sector %d is damaged; it is fetched again", unit.entry, unit.slot)
-                os.pwrite(entry.sums, _ABSENT, 8 * unit.slot)
+                _log.warning("cache entry %s: sector %d is damaged; it is fetched again", name, slot)
+                os.pwrite(entry.sums, _ABSENT, 8 * slot)
             return None
-        entry.verified[unit.slot] = unit.checksum
+        entry.verified[slot] = unit.checksum
         self._used(entry)
         self.counters.hits += 1
         return data
 
     def _carry_over(self, unit: Unit) -> bytes | None:
-        """A sector of a file may be in another version's entry, or in its object's: only what changed has to be
-        fetched."""
+        """Another version of the file may have the same sector: only what changed has to be fetched."""
         if not unit.entry.startswith("f-"):
             return None
         stem = unit.entry[: unit.entry.rindex("-") + 1]
-        whole = object_entry(unit.object)
-        sources = [(whole, unit._replace(entry=whole, slot=unit.sector))]
         try:
             names = os.listdir(self._path(unit.entry).parent)
         except FileNotFoundError:
-            names = []
+            return None
         for name in sorted(names, reverse=True):
             if name.startswith(stem) and not name.endswith(_SUMS) and name != unit.entry:
-                sources.append((name, unit))
-        for name, there in sources:
-            other = self._entry(name, create=False)
-            data = None if other is None else self._load(other, there)
-            if data is not None:
-                self.store(unit, data)
-                return data
+                data = self._load(name, unit.slot, unit)
+                if data is not None:
+                    self.store(unit, data)
+                    return data
         return None
 
     # -- filling ------------------------------------------------------------------------------------------------------
@@ -355,6 +357,13 @@ class Cache:
                 if path != file.path:
                     used[path] = state.st_mtime_ns
         return [(used.get(path, 0), size, path) for path, size in sizes.items()]
+
+
+def _places(unit: Unit) -> tuple[tuple[str, int], ...]:
+    """Entries and slots where the sector may be: an object that was uploaded from here is kept as a pack is."""
+    if unit.entry.startswith("f-"):
+        return ((unit.entry, unit.slot), (object_entry(unit.object), unit.sector))
+    return ((unit.entry, unit.slot),)
 
 
 def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

@@ -1,5 +1,6 @@
 """Errors of the local disk, translated once; and raising one failure to several callers. Knows nothing of what was
-done."""
+done.
+"""
 
 from __future__ import annotations
 

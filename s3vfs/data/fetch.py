@@ -1,7 +1,8 @@
 """Sectors for readers: from the cache, else from the bucket, one fetch for all who wait for it (DESIGN 8).
 
 Knows sectors and objects, no files. Fetches run in the data room's nursery, so that a reader who gives up does not
-take them away from others; they are bounded in number, and what they bring is verified before anyone sees it."""
+take them away from others; they are bounded in number, and what they bring is verified before anyone sees it.
+"""
 
 from __future__ import annotations
 

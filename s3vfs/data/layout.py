@@ -3,8 +3,9 @@
 A sector is the unit of caching and checksums. Where does it live in the cache? A file sector that *is* one sector of
 an object (same length, both at multiples of the sector size) belongs to the file: entry `f-<ino>-<version>`, at its
 file offset, so that the entry can stand for the file. Every other sector is shared or shifted, as in packs: entry
-`p-<object>`, at its object offset. That is decided by the extent alone; neither the format nor the object row has to
-say it."""
+`p-<object>`, at its object offset; so is a file of less than one sector, whose pack brings its neighbours along. Extent
+and size decide it; neither the format nor the object row has to say anything.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def resolve(rows: Rows, ino: int, inode: Inode, start: int, end: int, sector_byt
             if length <= skip or len(checksum) != 8:
                 raise Damaged(f"inode {ino}: the extent at {offset} reaches beyond object {extent.object.hex()}")
             head = sector * sector_bytes - shift  # where the sector begins in the file
-            whole = head % sector_bytes == 0 and length == min(sector_bytes, inode.size - head)
+            aligned = head % sector_bytes == 0 and inode.size >= sector_bytes
+            whole = aligned and length == min(sector_bytes, inode.size - head)
             own = whole and offset <= head and head + length <= offset + extent.length
             entry = file_entry(ino, inode.version) if own else object_entry(extent.object)
             slot = head // sector_bytes if own else sector

@@ -1,7 +1,8 @@
 """Packs: pieces of many files in one object and one commit (DESIGN 8, "small files are packed").
 
 Parcels that arrive while a pack is on its way share the next one, in the order in which they came. Knows nothing of
-files: a parcel says how to fill its bytes and which ops to commit once its place is known."""
+files: a parcel says how to fill its bytes and which ops to commit once its place is known.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Order within an inode: the observed truncate, then the bytes, then the access time. Whole settled regions are objects
 of their own, uploaded early where the writer allows it; everything else goes into packs. Knows no handles and no
-failures' bookkeeping."""
+failures' bookkeeping.
+"""
 
 from __future__ import annotations
 

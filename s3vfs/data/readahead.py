@@ -1,7 +1,8 @@
 """How far ahead of a reader to fetch: pure arithmetic, one object for each handle.
 
 A window opens at the second read in a row, or at once at the beginning of a file, starts small and doubles with each
-step while the reader is sequential; a jump closes it, so random readers fetch only their sectors."""
+step while the reader is sequential; a jump closes it, so random readers fetch only their sectors.
+"""
 
 from __future__ import annotations
 

@@ -59,9 +59,9 @@ class Room:
         self.waiting += 1
         try:
             while self.full(length):
+                hurry()
                 if not self.unpublished_bytes:
                     break  # publishing frees nothing: larger than the bound by itself, or for the disk to refuse
-                hurry()
                 with trio.move_on_after(_LOOK_S):
                     await self._fewer.wait()
         finally:

@@ -1,7 +1,8 @@
 """From bytes to an object in the bucket: one private copy, its checksums, one conditional PUT (DESIGN 8, R2).
 
 Knows nothing of files and ops: a caller says how to fill a buffer. Each object is read once into a buffer; the xxh3 of
-its sectors and the PUT are both of that copy, in one visit to a worker thread."""
+its sectors and the PUT are both of that copy, in one visit to a worker thread.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ way), `valid` (own published bytes that nobody has changed since), and under the
 
 Crash matrix: bytes are written first, then the log entry, then the write is acknowledged; a kill between any two
 leaves acknowledged bytes dirty and others undecided, as POSIX allows. A publish compacts the log after its verdict; a
-kill before that is seen by the PUBLISHING entry (see rangelog)."""
+kill before that is seen by the PUBLISHING entry (see rangelog).
+"""
 
 from __future__ import annotations
 

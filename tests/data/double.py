@@ -1,7 +1,8 @@
 """A volume in memory for the data room's tests: real rows, the real apply, a "journal" that is one list of commits.
 
 Several `Client`s share one `Volume`; each is what `data.protocol.DataSession` asks for. Files are made with
-`make_file`."""
+`make_file`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """One mount of the test volume: its session, its faults, its requests, its Contents. What most data tests begin
-with."""
+with.
+"""
 
 from __future__ import annotations
 
