@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import resource
 import signal
 import socket
 import time
@@ -26,7 +27,7 @@ import trio
 
 import s3vfs
 from s3vfs.environment import Environment, read_boot_id
-from s3vfs.errors import MountError, S3vfsError
+from s3vfs.errors import MountError, S3vfsError, Unpublished
 from s3vfs.fuse import registry
 from s3vfs.fuse.control import ControlServer, Progress
 from s3vfs.fuse.daemon_log import start_logging
@@ -52,6 +53,8 @@ _log = logging.getLogger(__name__)
 # Worker threads: uploads, fetches, the index and local files each need some at the same time.
 THREADS = 40
 
+OPEN_FILES = 65_536
+
 # How often waiting commands hear how much is left.
 _PROGRESS_S = 0.2
 
@@ -66,7 +69,16 @@ def run_daemon(settings: MountSettings, ready: Callable[[], None]) -> int:
 
     Raises S3vfsError where it never got that far, and Unpublished at the end when work is left. Blocks.
     """
+    _raise_file_limit()
     return trio.run(MountDaemon(settings, ready).run)
+
+
+def _raise_file_limit() -> None:
+    """Cached blocks and working files are open files; a shell's usual 1,024 are few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
 
 
 def session_name(mountpoint: str, *, read_only: bool) -> str:
@@ -93,7 +105,10 @@ class MountDaemon:
         self._record: registry.MountRecord | None = None
         self._ending = False
         self._ended = trio.Event()
-        self._failure: S3vfsError | None = None
+        # What commands that wait for the end are told. It stands for every end but those that say otherwise.
+        self._failure: S3vfsError | None = Unpublished(
+            "the daemon was stopped before it had published everything", hint="mount again with the same cache to go on"
+        )
 
     async def run(self) -> int:
         """See `run_daemon`."""
@@ -102,8 +117,12 @@ class MountDaemon:
                 await nursery.start(self._watch_signals)
                 try:
                     await self._live(nursery)
+                    self._failure = None
                 except S3vfsError as error:
                     self._failure = error
+                    raise
+                except Exception:
+                    _log.exception("the daemon failed")  # nobody may be at its stderr
                     raise
                 finally:
                     self._ended.set()

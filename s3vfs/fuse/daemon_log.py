@@ -5,9 +5,11 @@ Nothing secret may be logged anywhere; nothing here filters it.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import logging.handlers
+import os
 import time
 from pathlib import Path
 
@@ -63,6 +65,8 @@ def start_logging(path: Path, *, chosen: bool, verbose: bool, console: bool) -> 
             f"the log {path} cannot be written: {error.strerror}", hint="name another --log-file"
         ) from None
     handlers[0].setFormatter(JsonLines())
+    crashes = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    faulthandler.enable(crashes)  # stays open: where the stacks go when C code crashes
     if console:
         shown = logging.StreamHandler()
         shown.setLevel(logging.INFO if verbose else logging.WARNING)
