@@ -194,10 +194,12 @@ class Upkeep:
         when the disk is short, the cache gives way as well."""
         if self._room.kept_bytes <= self._limits.kept_bytes and not self._room.disk_short:
             return
-        with local_disk():
-            for file in self._files.values():
-                if file.working.valid:
+        for file in self._files.values():
+            if file.working.valid:
+                try:
                     file.working.drop_clean()
+                except OSError as error:  # the bytes are clean and in the bucket: only the space is not regained
+                    _log.warning("inode %d: local space is not freed: %s", file.ino, error)
         if self._room.disk_short:
             await self._session.environment.run(self._cache.relieve)
         self._room.freed()
