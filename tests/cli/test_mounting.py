@@ -8,15 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from s3vfs.cli.install_helper import helper_script
-from s3vfs.cli.running import mount_of
-from s3vfs.errors import S3vfsError, Unpublished
-from s3vfs.fuse.control import DaemonGone
 from s3vfs.fuse.mountpoint import Health, health
 from tests.cli.command import Place, command_line, daemon_of, end, mounted_on, s3vfs, wait_for_end
 from tests.mounted import eventually
@@ -314,36 +310,3 @@ def test_the_log_is_one_json_object_a_line(place: Place) -> None:
         "ended",
     ]
     assert all({"time", "level", "logger", "message", "pid"} <= set(line) for line in lines)
-
-
-def test_a_daemon_that_is_stopped_at_once_never_claims_that_all_is_published(place: Place) -> None:
-    mountpoint = place.format().mount("mnt", "--io-timeout=60")
-    daemon = daemon_of(mountpoint)
-    descriptor = os.open(mountpoint / "file", os.O_CREAT | os.O_WRONLY)
-    os.write(descriptor, b"not yet published")
-    bucket, away = place.folder / "volume", place.folder / "volume-away"
-    bucket.rename(away)
-    began = threading.Event()
-    outcomes: list[object] = []
-
-    def umount() -> None:
-        try:
-            outcomes.append(mount_of(str(mountpoint)).call("umount", lambda figures: began.set()))
-        except S3vfsError as error:
-            outcomes.append(error)
-
-    thread = threading.Thread(target=umount)
-    thread.start()
-    assert began.wait(30)
-    ended = os.pidfd_open(daemon)
-    os.kill(daemon, signal.SIGTERM)  # unmounts, and would publish for a minute
-    eventually(lambda: mounted_on(mountpoint) is None, within_s=30)
-    os.kill(daemon, signal.SIGTERM)
-    wait_for_end(ended)
-    thread.join(30)
-    assert isinstance(outcomes[0], DaemonGone | Unpublished), outcomes
-    with pytest.raises(OSError, match="not connected"):
-        os.close(descriptor)
-    away.rename(bucket)
-    place.mount()
-    assert eventually(lambda: (mountpoint / "file").read_bytes() == b"not yet published", within_s=30)
