@@ -79,19 +79,39 @@ def test_the_demo_shares_a_volume_between_two_mounts_and_can_be_repeated(checkou
     assert len(list((demo / "b").iterdir())) == 3
 
 
-def test_without_root_the_missing_packages_are_named_in_one_line(checkout: Path, tmp_path: Path) -> None:
+def bare_machine(checkout: Path, tmp_path: Path, uid: int) -> str:
+    """A PATH on which there is Python and next to nothing else, for this user; the checkout counts as never set up."""
     (checkout / ".venv" / ".s3vfs-plain").unlink()
     bare = tmp_path / "bin"
     bare.mkdir()
     for name in ("sh", "cat", "dirname", "cksum"):
         (bare / name).symlink_to(str(shutil.which(name)))
-    (bare / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (bare / "id").write_text("#!/bin/sh\necho 1000\n")
-    for name in ("python3", "id"):
+    scripts = {
+        "python3": f'exec {sys.executable} "$@"',
+        "id": f"echo {uid}",
+        "apt-get": f'echo "$DEBIAN_FRONTEND $*" >> {tmp_path}/apt; [ "$1" = update ]',  # installing fails
+    }
+    for name, words in scripts.items():
+        (bare / name).write_text(f"#!/bin/sh\n{words}\n")
         (bare / name).chmod(0o755)
-    done = sh(checkout / "dev", "setup", "plain", PATH=str(bare))
+    return str(bare)
+
+
+def test_without_root_the_missing_packages_are_named_in_one_line(checkout: Path, tmp_path: Path) -> None:
+    done = sh(checkout / "dev", "setup", "plain", PATH=bare_machine(checkout, tmp_path, 1000))
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "apt-get install" in line]
     for package in ("fuse3", "libfuse3-dev", "pkg-config", "gcc"):
         assert f" {package}" in line
     assert "python3-venv" not in line
+    assert not (tmp_path / "apt").exists()
+
+
+def test_as_root_the_missing_packages_are_installed_without_a_question(checkout: Path, tmp_path: Path) -> None:
+    done = sh(checkout / "dev", "setup", "test", PATH=bare_machine(checkout, tmp_path, 0))
+    assert done.returncode == 1
+    assert "apt-get could not install: fuse3" in done.stderr
+    update, install = (tmp_path / "apt").read_text().splitlines()
+    assert update.startswith("noninteractive update")
+    assert install.startswith("noninteractive install -y")
+    assert install.endswith("git")
