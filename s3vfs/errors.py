@@ -162,3 +162,30 @@ class PosixError(S3vfsError):
     def __init__(self, errno: int, message: str = "") -> None:
         super().__init__(message or os.strerror(errno))
         self.errno = errno
+
+
+# -- workspaces ---------------------------------------------------------------------------------------------------
+
+
+class WorkspaceError(S3vfsError):
+    """A workspace could not be filled, archived or restored."""
+
+
+class WorkspaceBusy(WorkspaceError):
+    """Somebody else works on it, or something is there already that would be lost."""
+
+    errno = _errno.EBUSY
+    exit_code = 8
+
+
+class ArchiveMissing(WorkspaceError):
+    """There is no archive of a workspace, or not the generation asked for."""
+
+    errno = _errno.ENOENT
+    exit_code = 3
+
+
+class ArchiveDamaged(WorkspaceError):
+    """An archive contradicts its own checksums."""
+
+    exit_code = 7

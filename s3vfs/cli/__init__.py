@@ -29,6 +29,7 @@ COMMANDS = {
     "ls": "list the volumes under a bucket or prefix",
     "destroy": "delete a volume and everything in it",
     "evict": "end a dead session",
+    "workspace": "keep a home and packages across pods; archive and restore them",
     "install-helper": "make `mount -t fuse.s3vfs` and fstab work",
 }
 _HIDDEN = ("mount-helper",)  # what mount(8) runs, through the script that install-helper writes
