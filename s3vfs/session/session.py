@@ -224,7 +224,7 @@ class Session:
         office = await registrar.take_office(identity)
         if office is None:
             _log.error("the session of %s cannot go on; a new one begins", self._directory.path)
-            await rebuild(self.environment, self.store, self.journal, self.base)
+            await self.tail.rebuild()
             await self.tail.look()
             office = await registrar.take_office(None)
         assert office is not None  # an announcement is repeated until it holds

@@ -46,6 +46,7 @@ class Tail:
         self._wake = trio.Event()
         self._looked = trio.Event()
         self._wanted = False
+        self._rebuild_wanted = False
         self.failure: S3vfsError | None = None
 
     # -- sightings ----------------------------------------------------------------------------------------------
@@ -117,6 +118,17 @@ class Tail:
         while self._base.applied_seq < seq and self._base.fatal is None:
             await self._base.changed.wait()
 
+    async def rebuild(self) -> None:
+        """Have base replaced by the newest checkpoint, by the one task that may. Raises StoreUnreachable after
+        `io_timeout_s` without success; the task goes on trying then."""
+        self._rebuild_wanted = True
+        self.want()
+        with trio.move_on_after(self._options.io_timeout_s):
+            while self._rebuild_wanted and self._base.fatal is None:
+                await self._base.changed.wait()
+            return
+        raise self._silence()
+
     # -- the task -----------------------------------------------------------------------------------------------
 
     def want(self) -> None:
@@ -169,8 +181,9 @@ class Tail:
     async def _look(self) -> None:
         """Read and apply until nothing is there. Raises S3vfsError; what was applied stays applied."""
         self._base.counters.looks += 1
-        if self._base.loading:
-            await self._reload()  # an earlier attempt has failed
+        if self._base.loading or self._rebuild_wanted:  # loading: an earlier attempt has failed
+            await self._reload()
+            self._rebuild_wanted = False
         found = 0
         while self._base.fatal is None:
             # A client that is far behind asks for many records at once; at the tail one request is enough.

@@ -15,7 +15,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from s3vfs.environment import Environment
-from s3vfs.errors import ReadOnly, SessionFenced, StoreUnreachable, VolumeError
+from s3vfs.errors import ReadOnly, SessionFenced, StoreUnreachable, Unpublished, VolumeError
 from s3vfs.journal.bucket import BucketJournal
 from s3vfs.replica.memory_replica import MemoryReplica
 from s3vfs.replica.protocol import Position
@@ -135,7 +135,7 @@ class Client:
                     self.world.say(name, f"serves as {session.sid:x}.{session.incarnation}, resumed={session.resumed}")
                     await work(life)
                 done = session.base.refusal() is None
-        except (SessionFenced, ReadOnly, StoreUnreachable) as error:
+        except (SessionFenced, ReadOnly, StoreUnreachable, Unpublished) as error:
             self.world.say(name, f"ends: {error}")
         except VolumeError as error:
             self.world.say(name, f"does not start: {error}")
