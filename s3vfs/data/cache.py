@@ -300,7 +300,7 @@ class Cache:
 
     def relieve(self) -> None:
         """The disk is short for others: give up entries until the reserve and a little more are free again."""
-        if self._evicting.acquire(blocking=False):
+        if self.folder.is_dir() and self._evicting.acquire(blocking=False):
             try:
                 self._evict(_RELIEF_BYTES)
             except OSError as error:

@@ -354,3 +354,9 @@ def test_a_slot_with_other_contents_is_never_served(tmp_path: Path) -> None:
     assert not ours.read_verified(sector(name, 3, a), 0, memoryview(target))
     assert ours.find(sector(name, 3, a)) is None
     assert ours.find(sector(name, 3, b)) == b
+
+
+def test_relief_asked_of_a_cache_that_holds_nothing_yet_is_no_disk_error(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "blocks", 1024, 1 << 20, 0, lambda: 0)
+    cache.relieve()
+    assert cache.counters.disk_errors == 0
