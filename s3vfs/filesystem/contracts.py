@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from s3vfs.environment import Environment
+from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp
 from s3vfs.namespace.rows import Inode
@@ -32,6 +33,10 @@ class FilesystemSession(Protocol):
 
     @property
     def environment(self) -> Environment: ...
+
+    def refusal(self) -> S3vfsError | None:
+        """Why nothing can be committed any more: SessionFenced or ReadOnly; None while it can."""
+        ...
 
     def view(self) -> AbstractContextManager[ReadTransaction]:
         """Base and overlay, for synchronous use, never across an await."""

@@ -64,6 +64,9 @@ class Core:
         self._require_writable()
         young = False
         for _ in range(ATTEMPTS):
+            refusal = self._session.refusal()  # apply would call such a session's ops outdated
+            if refusal is not None:
+                raise refusal
             try:
                 with self._session.view() as txn:
                     op = evaluate(Rows(txn))

@@ -68,12 +68,20 @@ class Names(Core):
         return self._look(made)
 
     async def link(self, ino: int, new_parent: int, new_name: bytes) -> Found:
+        """ESTALE for an inode without a name: the kernel came by an outdated one (it refuses others itself), and looks
+        that name up again."""
         time_ns = self._now_ns()
 
         def evaluate(rows: Rows) -> AnyOp:
             return Link(ino, new_parent, new_name, time_ns)
 
-        await self._commit(evaluate)
+        try:
+            await self._commit(evaluate)
+        except PosixError as error:
+            found = self.peek(ino)
+            if error.errno == errno.ENOENT and (found is None or not found.inode.nlink):
+                raise PosixError(errno.ESTALE) from None
+            raise
         return self._look(ino)
 
     async def unlink(self, parent: int, name: bytes, caller: Caller) -> None:

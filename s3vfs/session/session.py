@@ -95,6 +95,11 @@ class Session:
     def read_only(self) -> bool:
         return self._pipeline is None or self.base.fatal is not None
 
+    def refusal(self) -> S3vfsError | None:
+        """Why nothing can be committed any more (SessionFenced, ReadOnly), a new exception each time; None while it
+        can."""
+        return self.base.refusal()
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def view(self) -> AbstractContextManager[ReadTransaction]:

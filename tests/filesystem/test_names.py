@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3vfs.errors import PosixError, ReadOnly
+from s3vfs.errors import PosixError, ReadOnly, SessionFenced
 from s3vfs.filesystem import Caller
 from s3vfs.namespace.ops import RENAME_EXCHANGE, RENAME_NOREPLACE
 from s3vfs.namespace.rows import ROOT_INO
@@ -206,3 +206,29 @@ def test_a_read_only_mount_changes_nothing(tmp_path: Path) -> None:
         await reader.fs.release(handle)
 
     run(tmp_path, test, 2, read_only=True)
+
+
+def test_a_link_to_a_file_without_a_name_makes_the_kernel_look_again(tmp_path: Path) -> None:
+    """It came by a name that another client has given to another file."""
+
+    async def test(one: Client, two: Client) -> None:
+        found = await one.fs.mknod(ROOT_INO, b"f", FILE, 0, ROOT)
+        await two.fs.lookup(ROOT_INO, b"f")
+        await one.fs.mknod(ROOT_INO, b"g", FILE, 0, ROOT)
+        await one.fs.rename(ROOT_INO, b"g", ROOT_INO, b"f", 0, ROOT)
+        with Refused(errno.ESTALE):
+            await two.fs.link(found.ino, ROOT_INO, b"link")
+
+    run(tmp_path, test, 2)
+
+
+def test_a_session_out_of_office_says_so_instead_of_looking_again(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        client.session.base.fenced = True
+        with pytest.raises(SessionFenced):
+            await client.fs.mkdir(ROOT_INO, b"d", 0o755, ROOT)
+        with pytest.raises(SessionFenced):
+            await client.fs.unlink(ROOT_INO, b"d", ROOT)
+        client.session.base.fenced = False
+
+    run(tmp_path, test)
