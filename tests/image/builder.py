@@ -82,6 +82,10 @@ class ImageBuilder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A test that failed may have left directories that the driver sealed.
+        subprocess.run(
+            ["chattr", "-R", "-f", "-i", str(self.folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         self._buildah("umount", "--all")
         self._buildah("rm", "--all")
         self._buildah("rmi", "--all", "--force")

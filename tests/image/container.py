@@ -26,6 +26,7 @@ _ENTER = """\
 set -eu
 root=$1 cache=$2
 shift 2
+mount --bind "$root" "$root"
 mount --bind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"

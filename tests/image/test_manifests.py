@@ -5,32 +5,41 @@ Rendered, not run: no kubelet and no sidecar is here. What a schema and a compar
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
-import yaml
 
 import s3vfs
+from csi.identity import DRIVER_NAME
+from csi.parameters import environment_of, mount_flags, of_class, of_context, of_inline
+from tests.image.manifests import (
+    BY_NAME,
+    CONTROLLER,
+    DEPLOY,
+    FILES,
+    NODE,
+    OBJECTS,
+    argument,
+    containers,
+    kind,
+    named,
+    objects,
+    own_parameters,
+    pod_spec,
+    pod_specs,
+)
 
-DEPLOY = Path(__file__).parents[2] / "csi" / "deploy"
-FILES = sorted(DEPLOY.rglob("*.yaml"))
-
-DRIVER = "csi.s3vfs.io"
+DRIVER = DRIVER_NAME
 IMAGE = f"s3vfs:{s3vfs.__version__}"
 SOCKET = "/csi/csi.sock"
 SOCKET_ON_NODE = f"/var/lib/kubelet/plugins/{DRIVER}/csi.sock"
 # The oldest release whose fields are used, and the newest that the package has.
 KUBERNETES = ("1.29", kubernetes_validate.latest_version())
 
-PARAMETERS = {"type", "url", "endpointUrl", "region", "cacheSize", "onDelete"}
-SECRET_KEYS = re.compile(r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|(DEFAULT_)?REGION|ENDPOINT_URL(_S3)?)")
-
-Object = dict[str, Any]
+PODS_OF_THE_DRIVER = [pod_spec(NODE), pod_spec(CONTROLLER)]
 
 
 @dataclass(frozen=True)
@@ -41,50 +50,6 @@ class Reference:
     kind: str
     namespace: str
     name: str
-
-
-def objects(path: Path) -> list[Object]:
-    return list(yaml.safe_load_all(path.read_text()))
-
-
-OBJECTS = [(path, made) for path in FILES for made in objects(path)]
-BY_NAME = {(made["kind"], made["metadata"].get("namespace", ""), made["metadata"]["name"]): made for _, made in OBJECTS}
-
-
-def kind(wanted: str) -> list[Object]:
-    return [made for _, made in OBJECTS if made["kind"] == wanted]
-
-
-def pod_specs() -> Iterator[tuple[str, str, Object]]:
-    """(name, namespace, spec) of every pod, alone or from a template."""
-    for _, made in OBJECTS:
-        if made["kind"] == "Pod":
-            yield made["metadata"]["name"], made["metadata"]["namespace"], made["spec"]
-        elif made["kind"] in ("Deployment", "DaemonSet"):
-            yield made["metadata"]["name"], made["metadata"]["namespace"], made["spec"]["template"]["spec"]
-
-
-def containers(spec: Object) -> list[Object]:
-    return [*spec.get("initContainers", []), *spec["containers"]]
-
-
-def pods_of_the_driver() -> list[Object]:
-    return [BY_NAME[key]["spec"]["template"]["spec"] for key in (NODE, CONTROLLER)]
-
-
-NODE = ("DaemonSet", "s3vfs", "s3vfs-node")
-CONTROLLER = ("Deployment", "s3vfs", "s3vfs-controller")
-
-
-def argument(container: Object, name: str) -> str:
-    """The value of --name=value."""
-    (found,) = [word.partition("=")[2] for word in container["args"] if word.startswith(f"--{name}=")]
-    return str(found)
-
-
-def named(spec: Object, name: str) -> Object:
-    (found,) = [container for container in containers(spec) if container["name"] == name]
-    return found
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -137,7 +102,7 @@ def test_the_driver_object_says_what_the_driver_does() -> None:
 
 
 def test_all_containers_of_a_pod_share_one_socket() -> None:
-    for spec in pods_of_the_driver():
+    for spec in PODS_OF_THE_DRIVER:
         driver = named(spec, "s3vfs")
         assert argument(driver, "endpoint") == f"unix://{SOCKET}"
         assert argument(driver, "node-id") == "$(NODE_NAME)"
@@ -150,19 +115,21 @@ def test_all_containers_of_a_pod_share_one_socket() -> None:
 
 
 def test_the_kubelet_finds_the_socket_where_the_driver_has_it() -> None:
-    spec = BY_NAME[NODE]["spec"]["template"]["spec"]
+    spec = pod_spec(NODE)
     assert argument(named(spec, "node-driver-registrar"), "kubelet-registration-path") == SOCKET_ON_NODE
     (plugin,) = [volume for volume in spec["volumes"] if volume["name"] == "plugin"]
     assert f"{plugin['hostPath']['path']}/csi.sock" == SOCKET_ON_NODE
 
 
 def test_mounts_of_the_node_plugin_reach_the_pods() -> None:
-    spec = BY_NAME[NODE]["spec"]["template"]["spec"]
+    spec = pod_spec(NODE)
     driver = named(spec, "s3vfs")
     assert driver["securityContext"]["privileged"] is True
     (kubelet,) = [mount for mount in driver["volumeMounts"] if mount["mountPath"] == "/var/lib/kubelet"]
     assert kubelet["mountPropagation"] == "Bidirectional"
     on_node = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"]}
+    for directory in "state-dir", "cache-dir", "workspace-root":
+        assert argument(driver, directory) in on_node.values()
     for mount in driver["volumeMounts"]:
         if mount["mountPath"] != "/csi":
             assert on_node[mount["name"]] == mount["mountPath"], "mountinfo shows the paths that the node knows"
@@ -181,7 +148,7 @@ def test_only_the_node_plugin_is_privileged() -> None:
 
 
 def test_liveness_probes_ask_the_port_of_the_sidecar() -> None:
-    for spec in pods_of_the_driver():
+    for spec in PODS_OF_THE_DRIVER:
         driver = named(spec, "s3vfs")
         ports = {port["name"]: port["containerPort"] for port in driver["ports"]}
         port = ports[driver["livenessProbe"]["httpGet"]["port"]]
@@ -191,7 +158,7 @@ def test_liveness_probes_ask_the_port_of_the_sidecar() -> None:
 
 
 def test_replicas_of_the_controller_elect_a_leader() -> None:
-    spec = BY_NAME[CONTROLLER]["spec"]["template"]["spec"]
+    spec = pod_spec(CONTROLLER)
     assert BY_NAME[CONTROLLER]["spec"]["replicas"] > 1
     for name in "csi-provisioner", "csi-resizer":
         assert "--leader-election" in named(spec, name)["args"]
@@ -260,23 +227,52 @@ def test_the_controller_may_read_the_secret_of_the_class_and_no_other() -> None:
         assert all("secrets" not in rule["resources"] for rule in cluster_role["rules"])
 
 
-def test_secrets_have_the_names_of_the_aws_tools() -> None:
+def test_the_driver_takes_the_secrets() -> None:
     for made in kind("Secret"):
-        for key, value in made["stringData"].items():
-            assert SECRET_KEYS.fullmatch(key), key
-            assert value == "replace-me"
+        assert environment_of(made["stringData"]) == made["stringData"]
+        assert set(made["stringData"].values()) == {"replace-me"}
 
 
-def test_parameters_are_those_that_the_driver_knows() -> None:
+def test_the_driver_takes_the_parameters_of_the_classes() -> None:
     types = {}
     for made in kind("StorageClass"):
-        own = {key: value for key, value in made["parameters"].items() if "/" not in key}
-        assert own.keys() <= PARAMETERS
-        assert own["onDelete"] in ("delete", "retain")
-        types[made["metadata"]["name"]] = (own["type"], made["volumeBindingMode"])
+        parameters = of_class(made["parameters"])
+        types[made["metadata"]["name"]] = (parameters.kind, made["volumeBindingMode"])
+        if not parameters.shared:
+            assert parameters.on_delete == "retain", "the controller is not on the node that would delete it"
     assert types == {"shared": ("shared", "Immediate"), "workspace": ("workspace", "WaitForFirstConsumer")}
+
+
+def test_the_parameters_that_are_commented_out_are_right_too() -> None:
+    text = (DEPLOY / "storageclasses.yaml").read_text()
+    given = own_parameters(kind("StorageClass")[0]["parameters"])
+    for name in "endpointUrl", "cacheSize":
+        (line,) = [line for line in text.splitlines() if f"# {name}: " in line]
+        given[name] = line.partition(f"# {name}: ")[2].partition(" ")[0]
+    parameters = of_class(given)
+    assert parameters.cache_size == "200GiB"
+    assert parameters.location.endpoint_url == "https://objects.example.com"
+
+
+def test_the_driver_takes_volumes_that_were_made_by_hand() -> None:
     for made in kind("PersistentVolume"):
-        assert made["spec"]["csi"]["volumeAttributes"].keys() <= PARAMETERS - {"onDelete"}
+        assert of_context(made["spec"]["csi"]["volumeAttributes"]).location.url
+        assert mount_flags(made["spec"]["mountOptions"], shared=True)
+
+
+def test_the_driver_takes_inline_volumes() -> None:
+    inline = [volume["csi"] for _, _, spec in pod_specs() for volume in spec["volumes"] if "csi" in volume]
+    assert inline
+    for volume in inline:
+        assert mount_flags(of_inline(volume["volumeAttributes"]).mount_options, shared=True)
+
+
+def test_the_workspace_root_is_on_the_nodes_and_not_on_the_controller() -> None:
+    """The controller's own node is no better for a workspace than another."""
+    driver = named(pod_spec(NODE), "s3vfs")
+    assert argument(driver, "workspace-root") in {mount["mountPath"] for mount in driver["volumeMounts"]}
+    assert not any("workspace-root" in word for word in named(pod_spec(CONTROLLER), "s3vfs")["args"])
+    assert "--strict-topology" in named(pod_spec(CONTROLLER), "csi-provisioner")["args"]
 
 
 def test_images_have_versions_and_ours_is_this_one() -> None:
