@@ -285,8 +285,7 @@ class _Run:
     def _entries(self, base: Manifest | None, writer: PackWriter) -> Iterator[Entry]:
         former = _Former(base)
         links: dict[tuple[int, int], bytes] = {}
-        left_out = self._workspace.not_archived
-        for path, status in walk(self._root, left_out.__contains__):
+        for path, status in walk(self._root, self._workspace.is_own):
             first = links.get((status.st_dev, status.st_ino))
             if first is not None and not stat.S_ISDIR(status.st_mode):
                 yield Entry(path, Kind.LINK, target=first)

@@ -107,14 +107,16 @@ class Workspace:
         """Held as long as the temporary mount is."""
         return self.state / "transfer.mount.lock"
 
-    @property
-    def not_archived(self) -> frozenset[bytes]:
-        """Paths below the directory that are this node's own and belong to no archive."""
+    def is_own(self, path: bytes) -> bool:
+        """This path below the directory is this node's own, and in no archive: locks, copies under way, lost+found."""
+        head, _, name = path.rpartition(b"/")
+        if head != STATE_NAME.encode():
+            return path == b"lost+found"
         own = (
-            *(self.lock, self.boot_lock, self.transfer_lock, self.copying, self.copied),
-            *(self.archive_state, self.restoring, self.transfer, self.mount_lock),
+            *(self.lock, self.boot_lock, self.transfer_lock, self.mount_lock, self.transfer),
+            *(self.copying, self.copied, self.archive_state, self.restoring),
         )
-        return frozenset((b"lost+found", *(os.fsencode(path.relative_to(self.directory)) for path in own)))
+        return name.endswith(b".tmp") or any(name == os.fsencode(found.name) for found in own)
 
 
 def workspace_at(directory: str | os.PathLike[str], *, home_at_root: bool = False) -> Workspace:

@@ -117,8 +117,7 @@ def restore(
 
 def _content(workspace: Workspace) -> bytes | None:
     """A name in the directory that is not one of ours alone."""
-    left_out = workspace.not_archived
-    for path, _ in walk(os.fsencode(workspace.directory), left_out.__contains__):
+    for path, _ in walk(os.fsencode(workspace.directory), workspace.is_own):
         if path not in (b"", STATE_NAME.encode()):
             return path
     return None
@@ -278,11 +277,10 @@ class _Run:
 
     def _remove_extra(self) -> None:
         """What is in the directory, but not in the archive."""
-        left_out = self._workspace.not_archived
         wanted = self._manifest.entries()
         current = next(wanted, None)
         extra: list[bytes] = []
-        for path, _ in walk(self._root, left_out.__contains__):
+        for path, _ in walk(self._root, self._workspace.is_own):
             order = order_of(path)
             while current is not None and current.order < order:
                 current = next(wanted, None)

@@ -46,10 +46,12 @@ def data_ranges(descriptor: int, status: os.stat_result) -> Iterator[tuple[int, 
 
 def copy_contents(source: int, target: int, status: os.stat_result) -> int:
     """Copy into the empty file `target`, holes left out; the bytes copied. `status` is that of `source`."""
-    copied = 0
+    copied = position = 0
     for start, end in data_ranges(source, status):
         copied += _copy_range(source, target, start, end)
-    os.ftruncate(target, status.st_size)
+        position = end
+    if position < status.st_size:  # a hole at the end
+        os.ftruncate(target, status.st_size)
     return copied
 
 
