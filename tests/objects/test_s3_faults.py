@@ -258,3 +258,16 @@ def test_an_unusable_endpoint_is_a_usage_error(environment: pytest.MonkeyPatch) 
             await open_store("s3://bucket/v", StoreOptions(endpoint_url="not a url"), run=run)
 
     trio.run(main)
+
+
+def test_a_put_that_breaks_off_before_its_body_leaves_no_object(proxy: Proxy, through: Callable[..., None]) -> None:
+    """Seen: without a checksum, SeaweedFS stored an empty object, which stopped the journal for good."""
+
+    async def check(store: Store) -> None:
+        proxy.add(Rule(Action.RESET_REQUEST, method="PUT"))
+        with pytest.raises(StoreUnreachable):
+            await store.control.put("journal/0/1", b"1", if_absent=True)  # the proxy passes half of it: nothing
+        assert (await store.control.put("journal/0/1", b"1", if_absent=True)).outcome is Outcome.OK
+        assert (await store.control.get("journal/0/1")).body == b"1"
+
+    through(check)
