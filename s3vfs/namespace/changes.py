@@ -13,8 +13,8 @@ _TWO_U64 = struct.Struct(">QQ")
 @dataclass(slots=True)
 class Changes:
     """Inodes and names whose rows changed. `contents`: inodes whose extents did; they are in `inodes` too. `links`:
-    (inode, directory, name) of links made or gone; whoever gave out a name for an inode learns here that it may no longer
-    hold."""
+    (inode, directory, name) of links made or gone; whoever gave out a name for an inode learns here that it may no
+    longer hold."""
 
     dentries: set[tuple[int, bytes]] = field(default_factory=set)
     links: set[tuple[int, int, bytes]] = field(default_factory=set)
