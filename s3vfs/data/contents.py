@@ -147,9 +147,9 @@ class Contents:
         """utimensat. True: the file has unpublished changes and the times go out with them. False: nothing was done,
         the caller commits them itself."""
         file = self._files.get(ino)
-        if file is None or not file.working.pending:
+        if file is None or not file.working.dirty:
             return False
-        with local_disk():
+        with local_disk():  # also when all of it is on its way: that WRITE has older times, and comes after the caller
             file.working.set_times(atime_ns, mtime_ns, self._session.environment.wall_ns())
         return True
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import trio
 import trio.testing
 
-from s3vfs.namespace.ops import Setattr, Write
+from s3vfs.namespace.ops import Setattr, SetattrMask, Write
 from tests.data.double import Volume
 from tests.data.mount import QUICK, mounted
 
@@ -123,5 +125,34 @@ def test_times_set_before_a_publish_go_out_with_it_and_later_ones_are_the_caller
             assert contents.set_times(ino, None, 9)
             await contents.publish(ino)
             assert (volume.inode(ino).size, volume.inode(ino).mtime_ns) == (100, 9)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_times_set_while_a_publish_is_on_its_way_are_not_overwritten_by_it(tmp_path: Path) -> None:
+    """Copying a large file: its last bytes are being published by age when cp sets the times."""
+
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        gate = trio.Event()
+
+        async def held_up(fn: Callable[..., Any], *args: Any) -> Any:
+            await gate.wait()
+            return fn(*args)
+
+        async with mounted(volume, tmp_path, run=held_up) as mount, trio.open_nursery() as nursery:
+            contents = mount.contents
+            contents.opened(ino, True)
+            await contents.write(ino, 0, b"a")
+            nursery.start_soon(contents.publish, ino)
+            await trio.testing.wait_all_tasks_blocked()
+            if not contents.set_times(ino, 5, 6):
+                await mount.client.commit([Setattr(ino, SetattrMask.ATIME | SetattrMask.MTIME, 0, 0, 0, 0, 5, 6, 7)])
+            seen = contents.attributes(ino, volume.inode(ino))
+            assert (seen.atime_ns, seen.mtime_ns) == (5, 6)
+            gate.set()
+            await contents.publish(ino)
+            assert (volume.inode(ino).atime_ns, volume.inode(ino).mtime_ns) == (5, 6)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
