@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, TypeVarTuple
 
 import trio
 import trio.testing
@@ -13,6 +13,9 @@ import trio.testing
 from s3vfs.namespace.ops import Setattr, SetattrMask, Write
 from tests.data.double import Volume
 from tests.data.mount import QUICK, mounted
+
+_Args = TypeVarTuple("_Args")
+_Result = TypeVar("_Result")
 
 
 def test_what_was_written_is_read_before_and_after_it_is_published(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_times_set_while_a_publish_is_on_its_way_are_not_overwritten_by_it(tmp_p
         ino = volume.make_file()
         gate = trio.Event()
 
-        async def held_up(fn: Callable[..., Any], *args: Any) -> Any:
+        async def held_up(fn: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
             await gate.wait()
             return fn(*args)
 
