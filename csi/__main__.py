@@ -14,8 +14,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from csi.reaper import become_parent
-
 EXAMPLES = """\
 examples:
   python -m csi --endpoint unix:///csi/csi.sock --node-id node-1
@@ -74,11 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.endpoint or not arguments.node_id:
         parser.error("--endpoint and --node-id are needed (or CSI_ENDPOINT and NODE_ID)")
-    if os.getpid() == 1:
-        become_parent()
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"  # commands are started, nothing goes on in a fork
 
-    from csi.server import socket_of  # late, with gRPC and all that uses it: see become_parent
+    from csi.server import socket_of  # late, with gRPC: --help needs none
 
     try:
         socket = socket_of(arguments.endpoint)

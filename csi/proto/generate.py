@@ -19,7 +19,7 @@ def compile_proto(*outputs: str) -> None:
     from grpc_tools import protoc  # late: not needed to run the driver
 
     include = str(files("grpc_tools") / "_proto")
-    if protoc.main(["protoc", f"-I{_ROOT}", f"-I{include}", *outputs, str(PROTO.relative_to(_ROOT))]):
+    if protoc.main(["protoc", f"-I{_ROOT}", f"-I{include}", *outputs, str(PROTO)]):
         raise RuntimeError(f"protoc refuses {PROTO}")
 
 

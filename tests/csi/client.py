@@ -64,13 +64,13 @@ class Client:
             return error.code()
         return grpc.StatusCode.OK
 
-    def refused(self, name: str, **fields: Any) -> tuple[str, str]:
+    def refused(self, rpc: str, /, **fields: Any) -> tuple[str, str]:
         """(code, message) of a call that must fail."""
         try:
-            answer = self._methods[name](**fields)
+            answer = self._methods[rpc](**fields)
         except grpc.RpcError as error:
             return error.code().name, error.details()
-        raise AssertionError(f"{name} was answered: {answer}")
+        raise AssertionError(f"{rpc} was answered: {answer}")
 
     def close(self) -> None:
         self._channel.close()
