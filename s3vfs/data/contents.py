@@ -174,6 +174,7 @@ class Contents:
                 working.written(offset, offset + length, self._session.environment.wall_ns(), now_s)
             else:
                 async with file.storing:
+                    self._upkeep.check()  # what is stored after the spill would be in neither
                     working.touch(offset, offset + length, now_s)
                     await self._session.environment.run(working.store, offset, view)
                     working.written(offset, offset + length, self._session.environment.wall_ns(), now_s)
@@ -187,6 +188,7 @@ class Contents:
         self._upkeep.check()
         file = self._writable(ino)
         async with file.storing:
+            self._upkeep.check()
             with local_disk():
                 file.working.truncate(size, self._session.environment.wall_ns(), trio.current_time())
         self._upkeep.wake()

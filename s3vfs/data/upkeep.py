@@ -144,8 +144,10 @@ class Upkeep:
             self._work.set()
             _log.warning("inode %d is not in the bucket: %s", file.ino, error)
             if isinstance(error, SessionFenced):
+                first, self._fenced = self._fenced is None, self._fenced or error
                 await self._give_up(file, error)
-                await self._fence(error)
+                if first:
+                    await self._give_up_all(error)
             raise again(error) from error
         finally:
             self._room.freed()
@@ -241,12 +243,8 @@ class Upkeep:
 
     # -- what cannot go on --------------------------------------------------------------------------------------------
 
-    async def _fence(self, error: SessionFenced) -> None:
-        """The session is out of office: from now on handles give EIO. Files that are being published hear it
-        themselves."""
-        if self._fenced is not None:
-            return
-        self._fenced = error
+    async def _give_up_all(self, error: SessionFenced) -> None:
+        """The session is out of office: handles give EIO. Files that are being published hear it themselves."""
         self._room.freed()
         for file in self._dirty():
             if not file.publishing.locked():
@@ -256,10 +254,11 @@ class Upkeep:
         """Keep the unpublished bytes of a file for their user (R13)."""
         file.failure = file.failure or error
         file.lost = True
-        await self._keep(file.working, str(error))
-        file.working.discard()
-        with local_disk():
-            file.working.remove()
+        async with file.storing:  # a write in a worker thread is kept too, and uses the descriptor until it ends
+            await self._keep(file.working, str(error))
+            file.working.discard()
+            with local_disk():
+                file.working.remove()
 
     async def _keep(self, working: WorkingFile, reason: str) -> None:
         ranges = [(start, end - start) for start, end in working.unpublished()]

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
 import trio.testing
 
-from s3vfs.data.protocol import data_key
+from s3vfs.data.protocol import Sizes, data_key
 from s3vfs.errors import Damaged, PosixError, S3vfsError, SessionFenced, StoreDenied, StoreUnreachable
 from s3vfs.namespace.ops import Config
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
+from s3vfs.objects.runner import InlineRunner
 from tests.data.double import Volume
 from tests.data.mount import QUICK, Mount, mounted
 
+_Args = TypeVarTuple("_Args")
+_Result = TypeVar("_Result")
 PUTS = frozenset({Operation.BULK_PUT})
 GETS = frozenset({Operation.BULK_GET})
 AWAY = Rule(Fault(Failure.BEFORE), times=None)
@@ -368,5 +373,53 @@ def test_appends_of_two_mounts_never_overlap(tmp_path: Path) -> None:
             assert await b.whole(ino) == whole
         parts = [whole[at : at + 7] for at in range(0, len(whole), 7)]
         assert sorted(parts) == [b"a" * 7] * 20 + [b"b" * 7] * 20
+
+    run(main)
+
+
+class SlowDisk:
+    """A runner that lets calls of one function wait until `gate` is set."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.gate = trio.Event()
+        self._run = InlineRunner()
+
+    async def __call__(self, fn: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
+        if getattr(fn, "func", fn).__name__ == self.name:
+            await self.gate.wait()
+        return await self._run(fn, *args)
+
+
+@pytest.mark.parametrize(("slow", "large"), [("store", True), ("keep", True), ("keep", False)])
+def test_a_write_that_meets_the_end_of_the_session_fails_or_is_spilled(tmp_path: Path, slow: str, large: bool) -> None:
+    """R10, R13: never acknowledged and nowhere."""
+    length = 300_000 if large else 10
+    disk = SlowDisk(slow)
+
+    async def main() -> None:
+        acknowledged = False
+
+        async def write_late() -> None:
+            nonlocal acknowledged
+            with suppress(SessionFenced):
+                await mount.contents.write(ino, 100, b"b" * length)
+                acknowledged = True
+
+        async def publish() -> None:
+            with pytest.raises(SessionFenced):
+                await mount.contents.publish(ino)
+
+        async with mounted(Volume(), tmp_path, sizes=Sizes(), run=disk) as mount:
+            ino = await written(mount, b"a" * 10)
+            mount.client.refuse = SessionFenced("evicted")
+            async with trio.open_nursery() as nursery:
+                for call in (write_late, publish) if slow == "store" else (publish, write_late):
+                    nursery.start_soon(call)
+                    await trio.testing.wait_all_tasks_blocked()
+                disk.gate.set()
+            spilled = [path.read_bytes() for path in (tmp_path / "spill").glob("*/bytes")]
+            assert spilled[0][:10] == b"a" * 10
+            assert not acknowledged or any(data[100:] == b"b" * length for data in spilled)
 
     run(main)
