@@ -15,12 +15,16 @@ import xxhash
 
 from s3vfs.data.buffers import Buffers
 from s3vfs.data.protocol import DataSession, Limits, Sizes, data_key
-from s3vfs.errors import Damaged, ObjectExists, ObjectMissing, StoreUnreachable
+from s3vfs.errors import ObjectExists, ObjectMissing, StoreUnreachable
 from s3vfs.namespace.ops import DeclareObject
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
+
+
+class _Spoiled(StoreUnreachable):
+    """A key is occupied by something that is not what was put there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,9 @@ class Uploader:
     async def upload(self, length: int, fill: Callable[[memoryview], None], *, keep: bool = False) -> Uploaded:
         """Put `length` bytes into a new object. `fill` runs in a worker thread, once.
 
-        An unclear answer is repeated with the same bytes at the same key until it is clear; after `io_timeout_s`
-        StoreUnreachable is raised, and whatever came of that key is garbage. Raises the store's other errors at once.
+        An unclear answer is repeated with the same bytes at the same key until it is clear. A key that turns out to
+        hold anything else, as a request that broke off leaves it on some servers, is garbage: the bytes go to another.
+        After `io_timeout_s` StoreUnreachable is raised. Raises the store's other errors at once.
         """
         run = self._session.environment.run
         give_up_s = trio.current_time() + self._limits.io_timeout_s
@@ -86,10 +91,14 @@ class Uploader:
                 try:
                     await run(self._ship, shipment)
                     break
-                except StoreUnreachable as error:
+                except (_Spoiled, StoreUnreachable) as error:
                     if trio.current_time() + pause_s > give_up_s:
                         raise
-                    _log.info("the upload of object %s is tried again: %s", shipment.object.hex(), error)
+                    if isinstance(error, _Spoiled):
+                        _log.warning("object %s goes to another key: %s", shipment.object.hex(), error)
+                        shipment.object = self._session.new_object()
+                    else:
+                        _log.info("the upload of object %s is tried again: %s", shipment.object.hex(), error)
                     await trio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             self.puts += 1
@@ -110,10 +119,10 @@ class Uploader:
         try:
             bulk.put_new(key, [body])
         except ObjectExists:
-            # Our own PUT whose answer was lost has these bytes; ids are never used twice, so nothing else may be here.
+            # Our own PUT whose answer was lost has these bytes; ids are never used twice, so nobody else's are here.
             try:
                 found = memoryview(bulk.get_range(key, 0, len(body)))
-            except ObjectMissing as error:
-                raise StoreUnreachable(f"object {key} exists and does not exist") from error
+            except (ObjectMissing, StoreUnreachable) as error:
+                raise _Spoiled(f"{key} is occupied, and cannot be read back: {error}") from error
             if found != body:
-                raise Damaged(f"object {key} holds other bytes than were put there") from None
+                raise _Spoiled(f"{key} holds other bytes than were put there") from None

@@ -14,9 +14,10 @@ import trio
 import trio.testing
 
 import s3vfs.namespace.objects
-from s3vfs.data.protocol import MIB, Limits, Sizes
+from s3vfs.data.protocol import MIB, Limits, Sizes, data_key
 from s3vfs.data.publish import divide
 from s3vfs.data.ranges import RangeSet
+from s3vfs.errors import StoreUnreachable
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.memory import MemoryBulk
 from s3vfs.objects.runner import ThreadRunner
@@ -193,6 +194,35 @@ def test_parallel_uploads_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
         assert 2 <= most <= 4
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("left", [b"", b"half", b"other bytes"])
+def test_a_key_that_a_broken_request_has_spoiled_is_left_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    inner = MemoryBulk.put_new
+    spoiled: list[str] = []
+
+    def breaks_off_once(self: MemoryBulk, key: str, body: Sequence[Buffer]) -> None:
+        if not spoiled:
+            spoiled.append(key)
+            inner(self, key, [left])
+            raise StoreUnreachable("the connection broke")
+        inner(self, key, body)
+
+    monkeypatch.setattr(MemoryBulk, "put_new", breaks_off_once)
+
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path) as mount:
+            await mount.contents.write(ino, 0, b"whole bytes")
+            await mount.contents.publish(ino)
+        async with mounted(volume, tmp_path / "other") as other:
+            assert await other.whole(ino) == b"whole bytes"
+        assert spoiled[0] not in [data_key(declared.object) for declared in volume.declared()]
+
+    run(main)
 
 
 def anonymous_bytes() -> int:
