@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -29,14 +30,16 @@ from csi.refusals import Code, Refusal, refusal_of
 from csi.volume_id import Location
 from s3vfs.fuse.mountinfo import Mount, mount_at, read_mounts
 from s3vfs.fuse.mountpoint import Health, health
+from s3vfs.fuse.registry import find
 
 _log = logging.getLogger(__name__)
 
 _COMMAND = (sys.executable, "-P", "-m", "s3vfs")
 _MOUNT_TIMEOUT_S = 110.0
-# After everything is published, the daemon only has to end; where another mount namespace holds the file system it
-# ends later.
-_UMOUNT_TIMEOUT_S = 20.0
+# After everything is published the daemon only has to end. It does not while another mount namespace holds a copy of
+# the mount (container runtimes forget some), and then it is told to.
+_UMOUNT_TIMEOUT_S = 15.0
+_END_TIMEOUT_S = 15.0
 _UNPUBLISHED = 10
 _NO_MOUNT = 3
 
@@ -184,10 +187,16 @@ class Sources:
 
     def _unmount(self, path: Path) -> None:
         about = self._about(path)
-        done = _run([*_COMMAND, "umount", str(path)], _UMOUNT_TIMEOUT_S)
+        with _daemon_of(path) as daemon:
+            done = _run([*_COMMAND, "umount", str(path)], min(_UMOUNT_TIMEOUT_S, self._flush_timeout_s))
+            if done is None:
+                _log.warning("another mount namespace holds the mount: ending its daemon", extra={"path": str(path)})
+                _end(daemon)
+        if mount_at(str(path), read_mounts()) is not None:
+            raise Refusal(Code.UNAVAILABLE, "the mount does not end")
         if done is None:
-            _log.warning("the daemon has published and ends later", extra={"path": str(path)})
-        elif done.returncode == _UNPUBLISHED:
+            return
+        if done.returncode == _UNPUBLISHED:
             _log.error("unmounted with work left: %s", done.stderr.strip(), extra={"path": str(path)})
         elif done.returncode not in (0, _NO_MOUNT):
             raise refusal_of(done.returncode, done.stderr)
@@ -212,6 +221,31 @@ class Sources:
             about["options"] = tuple(about["options"])  # type: ignore[arg-type]
             return about
         return None
+
+
+@contextlib.contextmanager
+def _daemon_of(path: Path) -> Iterator[int | None]:
+    """A descriptor of the process that serves the mount at `path` (it never means another one); None where unknown."""
+    mount = mount_at(str(path), read_mounts())
+    record = find(mount.device, mount.user_id) if mount is not None else None
+    try:
+        descriptor = os.pidfd_open(record.pid) if record is not None else None
+    except ProcessLookupError:
+        descriptor = None
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _end(daemon: int | None) -> None:
+    """SIGTERM, and wait. What it has not published by then it keeps for the next mount."""
+    if daemon is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(daemon, signal.SIGTERM)
+        select.select([daemon], [], [], _END_TIMEOUT_S)
 
 
 def _about_path(path: Path) -> Path:

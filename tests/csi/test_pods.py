@@ -22,11 +22,14 @@ for directory in bin sbin lib lib64 usr etc dev proc; do
     if [ -L "/$directory" ]; then cp -P "/$directory" "$1/$directory"
     elif [ -d "/$directory" ]; then mkdir "$1/$directory"; mount --rbind "/$directory" "$1/$directory"; fi
 done
-mkdir "$1/tmp" "$1/workspace" "$1/shared"
+mkdir "$1/tmp" "$1/workspace" "$1/shared" "$1/old"
 mount --rbind "$2" "$1/workspace"
 mount --rbind "$3" "$1/shared"
+cd "$1"
+pivot_root . old
+umount -l /old
 echo ready
-exec chroot "$1" cat
+exec cat
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,22 @@ def test_unpublish_waits_until_everything_is_in_the_bucket(start_driver: StartDr
     driver.call.NodeUnpublishVolume(**request)
     assert driver.sources() == []
     assert (publish(driver, volume, "b") / "file").read_bytes() == b"x" * 100_000
+    unpublish(driver, volume, "b")
+
+
+def test_a_forgotten_copy_of_the_mount_does_not_keep_it_alive(start_driver: StartDriver, tmp_path: Path) -> None:
+    """As container runtimes leave them: a mount namespace that was made while the volume was mounted."""
+    driver = start_driver("node-1", "--flush-timeout", "3")
+    volume = make(driver, f"file://{tmp_path}/bucket")
+    (publish(driver, volume, "a") / "file").write_text("x")
+    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo ready; exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forgotten:
+        assert forgotten.stdout is not None
+        forgotten.stdout.readline()
+        unpublish(driver, volume, "a")
+        assert driver.sources() == []
+        assert (publish(driver, volume, "b") / "file").read_text() == "x", "its session is free again"
+        forgotten.communicate()
     unpublish(driver, volume, "b")
 
 
