@@ -34,7 +34,7 @@ if [ -d "${variable}{home}" ] && [ -w "${variable}{home}" ]; then
     export HOME
 fi
 
-# _s3vfs_front VALUE NEW: VALUE with NEW at its front, unless it is in there already.
+# _s3vfs_front VALUE NEW: VALUE with NEW, one directory or several, at its front, unless it is in there already.
 _s3vfs_front() {{
     case ":$1:" in
         *":$2:"*) _s3vfs_path=$1 ;;
@@ -42,15 +42,12 @@ _s3vfs_front() {{
     esac
 }}
 
-_s3vfs_front "${{PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}}" "${variable}/pip-packages/bin"
-_s3vfs_front "$_s3vfs_path" "${variable}/pip-packages-{python}/bin"
-_s3vfs_front "$_s3vfs_path" "${variable}/bin"
+# Compiled packages fit one version of Python: they have a directory of their own, which is looked into first.
+_s3vfs_front "${{PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}}" \\
+    "${variable}/bin:${variable}/pip-packages-{python}/bin:${variable}/pip-packages/bin"
 PATH=$_s3vfs_path
 export PATH
-
-# Compiled packages fit one version of Python: they have a directory of their own, which is looked into first.
-_s3vfs_front "${{PYTHONPATH:-}}" "${variable}/pip-packages"
-_s3vfs_front "$_s3vfs_path" "${variable}/pip-packages-{python}"
+_s3vfs_front "${{PYTHONPATH:-}}" "${variable}/pip-packages-{python}:${variable}/pip-packages"
 PYTHONPATH=$_s3vfs_path
 export PYTHONPATH
 unset _s3vfs_path
