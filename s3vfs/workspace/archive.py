@@ -109,6 +109,14 @@ def archive_id(place: Path) -> str:
     return str(value["archive"])
 
 
+def stands_at(workspace: Workspace, header: Header) -> bool:
+    """The directory came from this generation, or this generation from it (also when the archiver was killed then)."""
+    state = read_json(workspace.archive_state)
+    return state.get("archive") == header.archive and (
+        state.get("generation") == header.generation or state.get("pending") == header.run
+    )
+
+
 def remember(workspace: Workspace, identity: str, generation: int) -> None:
     """The directory is equal to this generation."""
     with unchanged_times(workspace.state):
@@ -175,7 +183,7 @@ class _Run:
         self._packs.mkdir(parents=True, exist_ok=True)
         self._generations.mkdir(exist_ok=True)
         identity = self._identity()
-        base = self._base(identity)
+        base = self._base()
         found = list_packs(self._packs)
         self._know(base, found)
         self._remove_temporary()
@@ -212,7 +220,7 @@ class _Run:
             write_json(self._place / "archive.json", {"format": FORMAT, "archive": identity})
             return identity
 
-    def _base(self, identity: str) -> Manifest | None:
+    def _base(self) -> Manifest | None:
         """The latest generation. Raises WorkspaceBusy when this workspace is not what has come of it."""
         generations = list_generations(self._generations)
         if not generations:
@@ -223,11 +231,7 @@ class _Run:
             if self._options.full:
                 return None
             raise
-        state = read_json(self._workspace.archive_state)
-        follows = state.get("archive") == identity and (
-            state.get("generation") == base.header.generation or state.get("pending") == base.header.run
-        )
-        if not follows and not self._options.overwrite:
+        if not self._options.overwrite and not stands_at(self._workspace, base.header):
             raise WorkspaceBusy(
                 f"{self._place} has generation {base.header.generation} from {base.header.host},"
                 f" which {self._workspace.directory} does not have",

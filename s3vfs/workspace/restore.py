@@ -23,10 +23,11 @@ from s3vfs.workspace.archive import (
     generations_directory,
     packs_directory,
     remember,
+    stands_at,
     unchanged_times,
 )
 from s3vfs.workspace.attributes import Losses, give_attributes
-from s3vfs.workspace.durable import alone_or_not, read_json, sync_directory, sync_filesystem, write_json
+from s3vfs.workspace.durable import alone_or_not, sync_directory, sync_filesystem, write_json
 from s3vfs.workspace.entries import Entry, Kind, Piece, entry_of, order_of, pieces_of
 from s3vfs.workspace.layout import STATE_NAME, Workspace
 from s3vfs.workspace.manifest import Manifest, Totals, list_generations, read_manifest
@@ -96,8 +97,7 @@ def restore(
             raise WorkspaceBusy(f"{workspace.directory} is being archived or restored already")
         header = manifest.header
         if not workspace.restoring.exists():
-            state = read_json(workspace.archive_state)
-            if not replace and (state.get("archive"), state.get("generation")) == (header.archive, header.generation):
+            if not replace and stands_at(workspace, header):
                 return Restored(header.archive, header.generation, manifest.totals, already=True)
             if not replace and (found := _content(workspace)) is not None:
                 raise WorkspaceBusy(

@@ -141,6 +141,8 @@ def test_there_and_back_again_with_changes_on_both_nodes(a: Node, b: Node) -> No
     (home / "sparse").unlink()
     (home / "sparse").mkdir()
     (home / "code/run").chmod(0o600)
+    subprocess.run(["cp", "-a", home / "third-name", home / "apart"], check=True)  # equal in all, but not linked
+    os.rename(home / "apart", home / "third-name")
     changed = b.tree()
     assert b.archive().generation == 2
     assert a.restore(replace=True).generation == 2
@@ -165,6 +167,23 @@ def test_what_is_unchanged_is_neither_read_nor_stored_again(a: Node, monkeypatch
     os.utime(a.volume / "home/.bashrc", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert a.archive().stored_bytes == 17
     assert read == [b".bashrc"]
+
+
+def test_what_changed_about_when_it_was_looked_at_is_read_again(a: Node, b: Node) -> None:
+    """In one tick of the clock a file can change after it was read, and keep its ctime."""
+    a._now_ns = (a.volume / "home/.bashrc").stat().st_ctime_ns - 10**12  # the last look was at that very time
+    a.archive()
+    manifest = a.place / "generations/00000001.manifest"
+    lines = [json.loads(line) for line in gzip.decompress(manifest.read_bytes()).splitlines()]
+    (entry,) = (line for line in lines if line.get("path") == "home/.bashrc")
+    wrong = next(line for line in lines if line.get("path") == "home/code/run")["pieces"]
+    forge(
+        a.place,
+        lambda lines: [line | ({"pieces": wrong} if line.get("path") == entry["path"] else {}) for line in lines],
+    )
+    a.archive()
+    b.restore()
+    assert b.tree() == a.tree()
 
 
 def test_of_a_large_file_only_the_changed_piece_is_stored_and_a_moved_one_not_at_all(a: Node, b: Node) -> None:
@@ -464,6 +483,18 @@ def test_a_restore_at_every_start_of_a_pod_changes_nothing_the_second_time(a: No
     before = b.tree()
     assert b.restore().already
     assert b.tree() == before
+
+
+def test_a_generation_whose_archiver_was_killed_just_after_it_is_known_as_its_own(
+    a: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a.archive()
+    with monkeypatch.context() as patch:
+        dying(patch, [(archive_module, "remember")], 1)
+        with pytest.raises(Killed):
+            a.archive()
+    assert a.restore().already
+    assert a.archive().generation == 3
 
 
 def test_work_of_another_node_is_not_overwritten_unless_asked_for(a: Node, b: Node) -> None:
