@@ -254,6 +254,10 @@ def test_a_static_volume_is_published_by_its_context_alone(driver: Driver, folde
     request = {"volume_id": "team-data", "volume_capabilities": [capability()]}
     confirmed = driver.call.ValidateVolumeCapabilities(**request, volume_context=made.volume_context)
     assert confirmed.HasField("confirmed")
+    request["volume_capabilities"] = [capability(fs_type="ext4")]
+    refused = driver.call.ValidateVolumeCapabilities(**request, volume_context=made.volume_context)
+    assert not refused.HasField("confirmed")
+    assert "ext4" in refused.message
     driver.call.DeleteVolume(volume_id="team-data")
     assert target.is_dir()
     code, message = driver.call.refused("DeleteVolume", volume_id=made.volume_id)
@@ -269,3 +273,26 @@ def test_a_static_volume_is_published_by_its_context_alone(driver: Driver, folde
     )
     assert code == "NOT_FOUND"
     assert not driver.target("a").exists()
+
+
+def test_volumes_are_listed_page_by_page(driver: Driver, folder: str) -> None:
+    before = {entry.volume.volume_id for entry in driver.call.ListVolumes().entries}
+    names = ["pvc-1", "ein Name mit Leerzeichen / und Ä" * 4]
+    made = {
+        name: driver.call.CreateVolume(
+            name=name,
+            parameters={"url": f"{folder}/{number}"},
+            volume_capabilities=[capability()],
+        ).volume
+        for number, name in enumerate(names)
+    }
+    found, token, pages = [], "", 0
+    while True:
+        page = driver.call.ListVolumes(max_entries=1, starting_token=token)
+        assert len(page.entries) <= 1
+        found += [entry.volume for entry in page.entries]
+        token, pages = page.next_token, pages + 1
+        if not token:
+            break
+    assert {volume.volume_id for volume in found} - before == {volume.volume_id for volume in made.values()}
+    assert [volume for volume in found if volume.volume_id == made["pvc-1"].volume_id] == [made["pvc-1"]]
