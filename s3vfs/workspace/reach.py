@@ -39,9 +39,12 @@ def reached(
     transfer = workspace.transfer
     with alone(workspace.mount_lock, lambda: None):
         mountpoint = transfer / "mnt"
-        if os.path.ismount(mountpoint):  # an earlier run was killed: its mount still has what it had
-            _command("umount", str(mountpoint))
-        mountpoint.mkdir(parents=True, exist_ok=True)
+        if os.path.ismount(mountpoint):  # an earlier run was killed
+            # Should this fail, either the next mount goes on with what is in the cache, or it says what is wrong.
+            with contextlib.suppress(WorkspaceError):
+                _command("umount", str(mountpoint))
+        with contextlib.suppress(FileExistsError):  # also a mount whose daemon is dead, which `mount` clears away
+            os.makedirs(mountpoint)
         options = [f"--cache-dir={transfer / 'cache'}", f"--cache-size={_CACHE_SIZE}", *store_options]
         _command("mount", target, str(mountpoint), *options, *(["--read-only"] if read_only else []))
         try:

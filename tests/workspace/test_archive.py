@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from s3vfs.workspace import restore as restore_module
 from s3vfs.workspace.archive import Archived, ArchiveOptions, Progress, Surroundings, archive
 from s3vfs.workspace.layout import Workspace
 from s3vfs.workspace.restore import Restored, check_archive, restore
+from tests.cli.command import daemon_of, end
 from tests.mounted import Volume, eventually
 from tests.mounted import volume as volume
 from tests.workspace.trees import WORKSPACE, add_what_is_left_out, described, make_home, make_many, ok, workspace
@@ -141,12 +143,23 @@ def test_there_and_back_again_with_changes_on_both_nodes(a: Node, b: Node) -> No
     (home / "sparse").unlink()
     (home / "sparse").mkdir()
     (home / "code/run").chmod(0o600)
-    subprocess.run(["cp", "-a", home / "third-name", home / "apart"], check=True)  # equal in all, but not linked
-    os.rename(home / "apart", home / "third-name")
     changed = b.tree()
     assert b.archive().generation == 2
     assert a.restore(replace=True).generation == 2
     assert a.tree() == changed
+
+
+def test_files_that_are_equal_but_no_longer_linked_come_apart_again(a: Node, b: Node) -> None:
+    a.archive()
+    b.restore()
+    home = b.volume / "home"
+    subprocess.run(["cp", "-a", home / "third-name", home / "apart"], check=True)
+    os.rename(home / "apart", home / "third-name")
+    b.archive()
+    a.restore(replace=True)
+    assert not os.path.samefile(a.volume / "home/third-name", a.volume / "home/code/run")
+    assert os.path.samefile(a.volume / "home/code/same", a.volume / "home/code/run")
+    assert a.tree() == b.tree()
 
 
 def test_what_is_unchanged_is_neither_read_nor_stored_again(a: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +320,29 @@ def test_an_archive_killed_before_any_step_leaves_the_generation_before_and_can_
     last.restore()
     assert files_of(last) == files_of(a)
     assert not [name for name in os.listdir(last.volume / ".s3vfs") if name.endswith(".tmp")]
+
+
+def test_packs_are_on_disk_before_the_manifest_that_names_them_and_it_before_its_name(
+    a: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(what: Any, *rest: Any) -> Any:
+            path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else os.fspath(what)
+            if path.startswith(str(a.place)):
+                done.append(f"{name} {os.path.relpath(path, a.place).split('-')[0]}")
+            return function(what, *rest)
+
+        return call
+
+    for name in ("fsync", "replace", "link"):
+        monkeypatch.setattr(os, name, noting(name, getattr(os, name)))
+    a.archive()
+    assert done[-7:] == [
+        *("fsync packs/tmp", "replace packs/tmp", "fsync packs"),
+        *("fsync generations/tmp", "link generations/tmp", "fsync generations", "fsync generations"),
+    ]
 
 
 def test_packs_of_an_interrupted_archive_are_used_by_the_next(a: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,3 +646,21 @@ def test_from_node_to_node_by_the_url_of_a_volume(a: Node, b: Node, volume: Volu
     assert done.returncode == 1
     assert "s3vfs mount failed" in done.stderr
     assert "not a volume" in done.stderr or "no directory" in done.stderr
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_the_mount_of_a_killed_command_is_not_in_the_way(a: Node, b: Node, volume: Volume, dead: bool) -> None:
+    transfer = a.volume / ".s3vfs/transfer"
+    mountpoint = transfer / "mnt"
+    mountpoint.mkdir(parents=True)
+    command = [sys.executable, "-m", "s3vfs", "mount", volume.url, mountpoint, f"--cache-dir={transfer}/cache"]
+    subprocess.run(command, check=True)
+    try:
+        if dead:
+            end(daemon_of(mountpoint))
+        ok("archive", volume.url, a.volume)
+        assert not transfer.exists()
+    finally:
+        subprocess.run(["umount", "-l", mountpoint], capture_output=True)
+    ok("restore", volume.url, b.volume)
+    assert (b.volume / "home/.bashrc").exists()

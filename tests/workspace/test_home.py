@@ -196,6 +196,27 @@ def _killed_at(patch: pytest.MonkeyPatch, n: int, volume: Path, home: Path, at_r
     return False
 
 
+@pytest.mark.parametrize("at_root", [False, True])
+def test_the_copy_is_on_disk_before_it_gets_its_name_and_the_marker_is_last(
+    volume: Path, home: Path, at_root: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    real = os.rename
+
+    def rename(old: bytes | Path, new: bytes | Path) -> None:
+        done.append(os.path.basename(os.fsdecode(new)))
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(home_module, "sync_filesystem", lambda path: done.append("SYNC"))
+    filled(volume, home, at_root=at_root)
+    assert done[:2] == ["SYNC", "home.copied"]
+    if at_root:
+        assert done[-3:] == ["SYNC", f"{MARKER}.new", MARKER]
+    else:
+        assert done[2:] == ["home", MARKER]
+
+
 def _nothing(path: Path) -> None:
     pass
 
