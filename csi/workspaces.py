@@ -4,8 +4,8 @@
     <root>/.csi/<leaf>              its marker (csi/marker.py), where the volume was made by this node's own controller
     <root>/.csi-deleted/<leaf>-*    deleted, being removed
 
-They are made on their node: the provisioner runs beside each node's driver (docs/csi.md). A controller elsewhere may
-make volumes that are retained; their directory comes into being when it is first published.
+They are made and deleted on their node only, by a provisioner that runs there. A controller elsewhere may make volumes
+that are retained; their directory comes into being when it is first published (docs/csi.md has both ways).
 """
 
 from __future__ import annotations
