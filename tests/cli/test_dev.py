@@ -40,7 +40,7 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
         script = binaries / name
         script.write_text(f'#!/bin/sh\nexec {sys.executable} {words}"$@"\n')
         script.chmod(0o755)
-    stamp = f'{{ cat pyproject.toml; echo "{folder}"; {sys.executable} -c "import sys; print(sys.version)"; }} | cksum'
+    stamp = f'{{ cat pyproject.toml dev; echo "{folder}"; {sys.executable} -c "import sys; print(sys.version)"; }} | cksum'
     set_up = subprocess.run(["sh", "-c", stamp], cwd=folder, check=True, capture_output=True, text=True).stdout
     (folder / ".venv" / ".s3vfs-plain").write_text(set_up)
     yield folder
