@@ -38,9 +38,14 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     shutil.copy(REPOSITORY / "pyproject.toml", folder)
     for name, words in (("python", ""), ("s3vfs", "-m s3vfs ")):
         script = binaries / name
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} {words}"$@"\n')
+        # It never installs anything: it would be into the environment of these tests.
+        script.write_text(
+            f'#!/bin/sh\ncase "$*" in *pip\\ install*) exit 1 ;; esac\nexec {sys.executable} {words}"$@"\n'
+        )
         script.chmod(0o755)
-    stamp = f'{{ cat pyproject.toml dev; echo "{folder}"; {sys.executable} -c "import sys; print(sys.version)"; }} | cksum'
+    stamp = (
+        f'{{ cat pyproject.toml dev; echo "{folder}"; {sys.executable} -c "import sys; print(sys.version)"; }} | cksum'
+    )
     set_up = subprocess.run(["sh", "-c", stamp], cwd=folder, check=True, capture_output=True, text=True).stdout
     (folder / ".venv" / ".s3vfs-plain").write_text(set_up)
     yield folder

@@ -23,10 +23,15 @@ def test_commits_survive_a_crash_and_are_resumed_on_lmdb(tmp_path: Path) -> None
         store = MemoryBucket(time.time_ns).open("v")
         await make_volume(store)
 
+        async def make(session: Session, number: int) -> None:
+            # Inode numbers are taken as ops enter the queue, whatever order trio runs these tasks in.
+            (verdict,) = await session.commit([create(session, b"%d-%d" % (session.incarnation, number))])
+            assert verdict.errno == 0
+
         async def mount(session: Session, count: int) -> None:
             async with trio.open_nursery() as nursery:
                 for number in range(count):
-                    nursery.start_soon(session.commit, [create(session, b"%d-%d" % (session.incarnation, number))])
+                    nursery.start_soon(make, session, number)
 
         for incarnation in (1, 2):
             with SessionDirectory(tmp_path, UUID, "m") as directory, trio.CancelScope() as scope:
