@@ -43,6 +43,14 @@ class JsonLines(logging.Formatter):
         return json.dumps(fields, default=_printable)
 
 
+def _late_reply(record: logging.LogRecord) -> bool:
+    """The device answers ENOENT to a reply that nobody waits for any more: interrupted, or unmounted meanwhile. That is
+    no error of ours or anybody's; pyfuse3 calls it one."""
+    if "fuse_reply_* failed with No such file" in record.getMessage():
+        record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+    return True
+
+
 def _printable(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
@@ -72,6 +80,7 @@ def start_logging(path: Path, *, chosen: bool, verbose: bool, console: bool) -> 
         shown.setLevel(logging.INFO if verbose else logging.WARNING)
         shown.setFormatter(logging.Formatter("s3vfs: %(levelname)s: %(message)s"))
         handlers.append(shown)
+    logging.getLogger("pyfuse3").addFilter(_late_reply)
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     if verbose:
