@@ -1,0 +1,302 @@
+"""Whole clients under the simulator: Filesystem and Contents on a session, with working files and caches on disk.
+
+python -m tests.simulation.whole --seeds 0-29 [--mutant r9-commit-before-put] [--trace]
+
+Weather, kills, freezes, checkpoints and trims are those of `history`; on top of them, PUTs of data may arrive long
+after their sender has given up. Disks are not rolled back or cloned and nobody is evicted: what is written survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.testing import MockClock
+
+from s3vfs.data.cache import Cache
+from s3vfs.data.contents import Contents
+from s3vfs.data.protocol import Limits, Sizes, data_key
+from s3vfs.data.upload import Uploaded, Uploader, sector_checksums
+from s3vfs.errors import StoreUnreachable
+from s3vfs.filesystem import Filesystem
+from s3vfs.journal.record import Record
+from s3vfs.namespace.ops import DeclareObject, decode_op
+from s3vfs.namespace.rows import SECTOR_BYTES
+from s3vfs.session.spill import Spill
+from s3vfs.session.unwrapping import single_error
+from tests.simulation.client import Client, Life
+from tests.simulation.history import History, _first_violation, make_deterministic
+from tests.simulation.mutants import Mutant
+from tests.simulation.weather import CALM
+from tests.simulation.whole_workload import Auditor, Figures, Owner, OwnFile, Sharer
+from tests.simulation.world import PREFIX, Violation, World
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+STEPS = 14  # of each task of a first life
+# The namespace counts in sectors of 256 KiB, so an object has two: small enough to write several, and parts of one.
+SIZES = Sizes(object_bytes=2 * SECTOR_BYTES, sector_bytes=SECTOR_BYTES)
+LIMITS = Limits(
+    uploads=3,
+    unpublished_bytes=2 << 20,
+    reserve_bytes=0,
+    kept_bytes=1 << 20,
+    dirty_age_s=3,
+    io_timeout_s=3,  # shorter than an outage: fsync fails now and then (R10)
+    fetch_bytes=SECTOR_BYTES,
+    inline_bytes=16 << 10,
+)
+CACHE_BYTES = 4 << 20
+
+
+class WholeWorld(World):
+    """Looks into the objects, too."""
+
+    def _check_objects_are_there(self, record: Record) -> None:
+        """R9: when a record begins to refer to an object, the bucket has it, with the bytes that it declares."""
+        super()._check_objects_are_there(record)
+        for raw in record.ops:
+            numbered = decode_op(raw)
+            if numbered is not None and isinstance(numbered.op, DeclareObject):
+                self.check_object(numbered.op.object, numbered.op.size, numbered.op.checksums)
+
+    def check_object(self, object_id: bytes, size_bytes: int, checksums: bytes) -> None:
+        body = self.bucket.peek(f"{PREFIX}/{data_key(object_id)}")
+        if body is None:
+            raise Violation(f"R9: object {object_id.hex()} is not in the bucket")
+        if len(body) != size_bytes or sector_checksums(memoryview(body), SECTOR_BYTES) != checksums:
+            raise Violation(f"R9: object {object_id.hex()} has other bytes than were declared")
+
+
+class _LateBulk:
+    """A client's bulk side on which a PUT without an answer may still arrive, up to a minute later."""
+
+    def __init__(self, client: Client, inner: Any) -> None:
+        self._way = client.way
+        self._inner = inner
+
+    def put_new(self, key: str, body: Sequence[Buffer]) -> None:
+        if self._way.generator.random() < self._way.climate.late:
+            self._way.world.nursery.start_soon(self._arrive, key, b"".join(body))
+            raise StoreUnreachable(f"PUT {key}: no answer")
+        self._inner.put_new(key, body)
+
+    async def _arrive(self, key: str, body: bytes) -> None:
+        await trio.sleep(self._way.generator.uniform(0, 60))
+        self._way.world.bucket.put(f"{PREFIX}/{key}", body, if_absent=True, if_match="")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class WholeHistory(History):
+    """As `History`, with calls of a file system for ops, and no disk but each client's own."""
+
+    def __init__(self, world: World, root: Path) -> None:
+        super().__init__(world, root, corrupting=False)
+        self.figures = Figures()
+        self._root = root
+        self._files: dict[str, list[OwnFile]] = {client.name: [] for client in self._clients}
+        for client in self._clients:
+            self._with_late_puts(client)
+
+    @staticmethod
+    def _with_late_puts(client: Client) -> None:
+        plain = client.way.store
+
+        def store(life: str) -> Any:
+            opened = plain(life)
+            return type(opened)(opened.url, opened.control, _LateBulk(client, opened.bulk))
+
+        client.way.store = store
+
+    async def _work(self, client: Client, steps: int, life: Life) -> None:
+        """Assembled as fuse.service does it."""
+        session = life.session
+        folder = client._identity_path.parent
+        cache = Cache(
+            self._root / client.name / "blocks", SECTOR_BYTES, CACHE_BYTES, 0, session.environment.boottime_ns
+        )
+        contents = Contents(
+            session, folder / "working", cache, sizes=SIZES, limits=LIMITS, spill=Spill(folder / "spill")
+        )
+        filesystem = Filesystem(session, contents)
+        with single_error():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(contents.run)
+                nursery.start_soon(filesystem.keep_orphans)
+                life.nursery = nursery
+                await self._day(client, steps, life, filesystem)
+                filesystem.forget_handles()
+                await self._publish_rest(contents)
+                life.nursery = None
+                nursery.cancel_scope.cancel()
+        if any((folder / "spill").iterdir()):
+            raise Violation(f"{life.name} spilled bytes, though nobody fenced it")
+
+    async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:
+        def part(name: str) -> tuple[World, Life, Filesystem, random.Random, Figures]:
+            return self._world, life, filesystem, random.Random(f"{self._world.seed}/{life.name}/{name}"), self.figures
+
+        owner = Owner(*part("owner"), self._files[client.name], client.name)
+        await owner.take_up()
+        others = [file for name, files in self._files.items() if name != client.name for file in files]
+        auditor = Auditor(*part("auditor"))
+        if client.way.climate is CALM and not self._running:  # the last meeting
+            for file in others:
+                await auditor.audit(file)
+            return
+        async with trio.open_nursery() as workers:
+            workers.start_soon(owner.run, steps * STEPS // 12)
+            workers.start_soon(Sharer(*part("sharer"), client.name).run, steps)
+            workers.start_soon(auditor.run, steps, self._files, client.name)
+
+    async def _publish_rest(self, contents: Contents) -> None:
+        while True:
+            try:
+                return await contents.publish_all()
+            except StoreUnreachable:
+                await trio.sleep(1)
+
+    async def _meet(self) -> None:
+        await super()._meet()
+        for client in self._clients:  # everything is in the bucket: again, with nothing left to publish
+            while not await client.live(lambda life, client=client: self._work(client, 0, life)):
+                pass
+
+    async def _fate(self) -> None:
+        generator = self._world.generator
+        events = (self._change_weather, self._kill, self._freeze, self._maintain)
+        while self._running:
+            await trio.sleep(generator.uniform(0.1, 2.0))
+            (event,) = generator.choices(events, (6, 5, 2, 2))
+            await event(generator.choice(self._clients))
+        for client in self._clients:
+            client.way.freezer.thaw()
+
+    async def _kill(self, client: Client) -> None:
+        if client.life is not None:
+            self.figures.count["kills"] += 1
+            client.kill()
+
+
+# -- mutants ----------------------------------------------------------------------------------------------------------
+
+
+def _commit_before_put() -> Sequence[tuple[Any, str, Any]]:
+    """The upload answers at once; the PUT happens beside the commit, at its usual pace."""
+
+    async def upload(
+        self: Uploader, length: int, fill: Callable[[memoryview], None], *, keep: bool = False
+    ) -> Uploaded:
+        body = memoryview(bytearray(length))
+        fill(body)
+        session = self._session
+        uploaded = Uploaded(session.new_object(), length, sector_checksums(body, self._sizes.sector_bytes))
+
+        async def put() -> None:
+            while True:
+                try:
+                    return await session.environment.run(self._put, data_key(uploaded.object), body)
+                except StoreUnreachable:
+                    await trio.sleep(0.1)
+
+        trio.lowlevel.spawn_system_task(put)
+        return uploaded
+
+    return [(Uploader, "upload", upload)]
+
+
+def _acknowledged_in_memory() -> Sequence[tuple[Any, str, Any]]:
+    """What a former process has written, but not published, is forgotten."""
+    from s3vfs.data import upkeep
+
+    return [(upkeep, "replay", lambda path, boot_id: None)]
+
+
+def _fsync_lies() -> Sequence[tuple[Any, str, Any]]:
+    """fsync and close answer before anything has been published."""
+
+    async def publish(self: Contents, ino: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    return [(Contents, "publish", publish)]
+
+
+WHOLE_MUTANTS = {
+    "r9-commit-before-put": Mutant("R9", "a record is on its way before its objects are there", _commit_before_put),
+    "writes-forgotten": Mutant("6", "acknowledged writes are lost with the process", _acknowledged_in_memory),
+    "fsync-lies": Mutant("6", "fsync answers before others can read the bytes", _fsync_lies),
+}
+
+
+def run_whole(seed: int, *, keep_trace: bool = False) -> tuple[Figures, list[str]]:
+    """One history: its figures and its trace. Raises Violation, with the trace as `error.trace`."""
+    shared_memory = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(prefix="s3vfs-whole-", dir=shared_memory if shared_memory.is_dir() else None))
+    world = WholeWorld(seed, keep_trace)
+    make_deterministic(seed)
+    try:
+        history: list[WholeHistory] = []
+
+        async def main() -> None:
+            history.append(WholeHistory(world, root))
+            report = await history[0].run()
+            history[0].figures.count.update(lives=report.lives, resumed=report.resumed, records=report.records)
+            history[0].figures.count.update(reloads=report.reloads)
+
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+        return history[0].figures, world.trace
+    except Exception as error:
+        first = _first_violation(error)
+        first.trace = world.trace  # type: ignore[attr-defined]
+        raise first from None if first is not error else first.__cause__
+    finally:
+        shutil.rmtree(root)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", required=True, help="one seed, or FIRST-LAST")
+    parser.add_argument("--trace", action="store_true", help="print what happened, in the order of mock time")
+    parser.add_argument("--mutant", choices=WHOLE_MUTANTS, help="break a rule on purpose: histories should fail")
+    parser.add_argument("--verbose", action="store_true", help="log and one line of figures for each history")
+    arguments = parser.parse_args()
+    mutant = WHOLE_MUTANTS.get(arguments.mutant)
+    first, _, last = arguments.seeds.partition("-")
+    if not arguments.verbose:
+        logging.disable(logging.CRITICAL)
+    seeds = range(int(first), int(last or first) + 1)
+    failed, totals, began = [], Counter[str](), time.process_time()
+    for seed in seeds:
+        try:
+            with mutant.active() if mutant else nullcontext():
+                figures, trace = run_whole(seed, keep_trace=arguments.trace)
+            totals.update(figures.count)
+        except Exception as error:
+            trace = getattr(error, "trace", [])
+            failed.append(seed)
+            traceback.print_exc(limit=None if mutant is None else 0)
+            print(f"seed {seed} failed; again: python -m tests.simulation.whole --seeds {seed} --trace")
+        if arguments.trace:
+            print("\n".join(trace))
+    print("in all:", dict(totals))
+    print(f"{len(seeds)} histories in {time.process_time() - began:.1f} s of CPU, {len(failed)} failed: {failed}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""What programs on whole clients do, and what they must see.
+
+An owner has files that nobody else changes, and knows every state that each of them has had; an auditor is on another
+client and reads them; sharers meet under a few names. Works on `Filesystem`, as the FUSE layer does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from s3vfs.errors import PosixError, StoreUnreachable
+from s3vfs.filesystem import Filesystem
+from s3vfs.filesystem.contracts import Caller, NewAttributes
+from s3vfs.namespace.rows import ROOT_INO
+from tests.simulation.client import Life
+from tests.simulation.world import Violation, World
+
+PAUSE_S = 0.5
+MOST_BYTES = 1 << 20  # of an owner's file: two objects
+SHARED = (b"a", b"b", b"c", b"d")
+LOST = (errno.ENOENT, errno.EEXIST, errno.ESTALE)  # what a call says when another client was faster
+ROOT = Caller()
+
+
+@dataclass
+class Figures:
+    """How often what happened, for statistics."""
+
+    count: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(eq=False)
+class OwnFile:
+    """`states`: all contents whose change was acknowledged, oldest first; `durable`: the index of the one that the last
+    fsync or close has answered for. `maybe`: the outcome of a change whose answer never came. `gone`: being unlinked.
+    """
+
+    name: bytes
+    ino: int
+    states: list[bytes] = field(default_factory=lambda: [b""])
+    durable: int = 0
+    maybe: bytes | None = None
+    gone: bool = False
+
+    def possible(self, durable: int) -> list[bytes]:
+        """What others may see who began to look when `durable` was the durable one."""
+        return self.states[durable:] + ([] if self.maybe is None else [self.maybe])
+
+
+def explained(seen: bytes, states: list[bytes]) -> bool:
+    """Whether every byte is that of one of the states: changes reach the journal in order, but not all at once."""
+    if seen in states:
+        return True
+    if not min(map(len, states)) <= len(seen) <= max(map(len, states)):
+        return False
+    padded = [state[: len(seen)].ljust(len(seen), b"\0") for state in states]
+    return all(byte in those for byte, those in zip(seen, zip(*padded, strict=True), strict=True))
+
+
+class _Program:
+    def __init__(
+        self, world: World, life: Life, filesystem: Filesystem, generator: random.Random, figures: Figures
+    ) -> None:
+        self._world = world
+        self._life = life
+        self._fs = filesystem
+        self._generator = generator
+        self._count = figures.count
+
+    def _say(self, what: str) -> None:
+        self._world.say(self._life.name, what)
+
+    async def _pause(self) -> None:
+        await trio.sleep(self._generator.uniform(0, 2 * PAUSE_S))
+        self._life.session.touch()
+
+    async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Until the bucket answers."""
+        while True:
+            try:
+                await call()
+                return
+            except StoreUnreachable:
+                self._count["unreachable"] += 1
+                await trio.sleep(1)
+
+    async def _whole(self, ino: int) -> bytes:
+        handle = await self._fs.open(ino, os.O_RDONLY, ROOT)
+        try:
+            return bytes(await self._fs.read(handle, 0, 2 * MOST_BYTES))
+        finally:
+            await self._fs.release(handle)
+
+
+class Owner(_Program):
+    def __init__(
+        self,
+        world: World,
+        life: Life,
+        filesystem: Filesystem,
+        generator: random.Random,
+        figures: Figures,
+        files: list[OwnFile],
+        name: str,
+    ) -> None:
+        super().__init__(world, life, filesystem, generator, figures)
+        self._files = files
+        self._prefix = f"{name}-own-".encode()
+        self._handles: dict[OwnFile, int] = {}
+
+    async def take_up(self) -> None:
+        """What was acknowledged is here, whatever happened to the process that had acknowledged it."""
+        for file in self._files:
+            if not file.gone:
+                await self._patiently(lambda file=file: self._settle(file))
+
+    async def run(self, steps: int) -> None:
+        for _ in range(steps):
+            await self._pause()
+            try:
+                await self._step()
+            except StoreUnreachable as error:
+                self._count["unreachable"] += 1
+                self._say(f"unreachable: {error}")
+        for file in list(self._handles):
+            await self._patiently(lambda file=file: self._settle(file))
+            await self._patiently(lambda file=file: self._fsync(file))
+
+    async def _step(self) -> None:
+        present = [file for file in self._files if not file.gone]
+        if len(present) < 2 or (len(present) < 4 and self._generator.random() < 0.15):
+            await self._create()
+            return
+        file = self._generator.choice(present)
+        if file.maybe is not None:
+            await self._settle(file)
+        step = self._generator.choice(
+            (self._write,) * 5
+            + (self._truncate, self._fsync, self._fsync, self._close, self._close, self._settle, self._rename)
+            + (self._unlink,)
+        )
+        await step(file)
+        self._count[step.__name__.strip("_")] += 1
+
+    async def _create(self) -> None:
+        name = self._prefix + self._generator.randbytes(4).hex().encode()
+        handle, found = await self._fs.create(ROOT_INO, name, 0o644, os.O_RDWR, ROOT)
+        file = OwnFile(name, found.ino)
+        self._files.append(file)
+        self._handles[file] = handle
+        self._say(f"create {name!r} = {found.ino}")
+
+    async def _handle(self, file: OwnFile) -> int:
+        if file not in self._handles:
+            self._handles[file] = await self._fs.open(file.ino, os.O_RDWR, ROOT)
+        return self._handles[file]
+
+    async def _settle(self, file: OwnFile) -> None:
+        """Read it, and know what it is."""
+        seen = await self._whole(file.ino)
+        if seen != file.states[-1] and seen != file.maybe:
+            raise Violation(f"{self._life.name}: file {file.ino} is not what was last written: {_compare(seen, file)}")
+        if file.maybe is not None and seen == file.maybe:
+            file.states.append(seen)
+        file.maybe = None
+        self._count["settled"] += 1
+
+    async def _change(self, file: OwnFile, new: bytes, call: Callable[[], Awaitable[object]]) -> None:
+        file.maybe = new
+        await call()  # if there is no answer, both is possible until the file is read
+        file.states.append(new)
+        file.maybe = None
+
+    async def _write(self, file: OwnFile) -> None:
+        handle, old = await self._handle(file), file.states[-1]
+        length = self._generator.choice((1, 300, 5000, 20_000, 300_000, 600_000))
+        limit = min(MOST_BYTES - length, len(old) + 5000)
+        offset = self._generator.choice((len(old) if len(old) <= limit else 0, self._generator.randrange(limit + 1)))
+        data = self._generator.randbytes(length)
+        self._say(f"write {file.ino} at {offset} + {length}")
+        new = old[:offset].ljust(offset, b"\0") + data + old[offset + length :]
+        await self._change(file, new, lambda: self._fs.write(handle, offset, data))
+
+    async def _truncate(self, file: OwnFile) -> None:
+        size = self._generator.randrange(len(file.states[-1]) + 5000)
+        by_handle = self._generator.random() < 0.5
+        if by_handle:
+            await self._handle(file)
+        self._say(f"truncate {file.ino} to {size}")
+        new = file.states[-1][:size].ljust(size, b"\0")
+        await self._change(
+            file, new, lambda: self._fs.setattr(file.ino, NewAttributes(size=size), ROOT, by_handle=by_handle)
+        )
+
+    async def _fsync(self, file: OwnFile) -> None:
+        await self._fs.fsync(await self._handle(file))
+        file.durable = len(file.states) - 1
+        self._say(f"fsync {file.ino}: {len(file.states[-1])} bytes")
+
+    async def _close(self, file: OwnFile) -> None:
+        handle = await self._handle(file)
+        await self._fs.flush(handle)
+        file.durable = len(file.states) - 1
+        del self._handles[file]
+        await self._fs.release(handle)
+
+    async def _rename(self, file: OwnFile) -> None:
+        new = self._prefix + self._generator.randbytes(4).hex().encode()
+        found = self._fs.entry_of(file.ino)
+        if found is None:
+            raise Violation(f"{self._life.name}: file {file.ino} has lost its name")
+        await self._fs.rename(ROOT_INO, found[1], ROOT_INO, new, 0, ROOT)
+        file.name = new
+
+    async def _unlink(self, file: OwnFile) -> None:
+        found = self._fs.entry_of(file.ino)
+        if found is None:
+            raise Violation(f"{self._life.name}: file {file.ino} has lost its name")
+        file.gone = True
+        handle = self._handles.pop(file, None)
+        await self._fs.unlink(ROOT_INO, found[1], ROOT)
+        if handle is not None:
+            seen = bytes(await self._fs.read(handle, 0, 2 * MOST_BYTES))
+            if seen != file.states[-1]:
+                raise Violation(f"{self._life.name}: unlinked file {file.ino} is not what it was")
+            await self._fs.release(handle)
+
+
+def _compare(seen: bytes, file: OwnFile) -> str:
+    wanted = file.states[-1]
+    first = next((at for at, (a, b) in enumerate(zip(seen, wanted, strict=False)) if a != b), None)
+    return f"{len(seen)} bytes, not {len(wanted)}, first difference at {first}, maybe={file.maybe is not None}"
+
+
+class Auditor(_Program):
+    """Reads what other clients own."""
+
+    async def run(self, steps: int, files: dict[str, list[OwnFile]], name: str) -> None:
+        for _ in range(steps):
+            await self._pause()
+            others = [file for owner, those in files.items() if owner != name for file in those if not file.gone]
+            if others:
+                try:
+                    await self.audit(self._generator.choice(others))
+                except StoreUnreachable:
+                    self._count["unreachable"] += 1
+
+    async def audit(self, file: OwnFile) -> None:
+        """All that fsync had answered for when this began, or something later."""
+        durable = file.durable
+        try:
+            await self._life.session.fresh(0)
+            seen = await self._whole(file.ino)
+        except PosixError as error:
+            if file.gone:
+                return
+            raise Violation(f"{self._life.name}: file {file.ino} of another client: {error!r}") from error
+        if not file.gone and not explained(seen, file.possible(durable)):
+            states = [len(state) for state in file.possible(durable)]
+            raise Violation(f"{self._life.name} reads {len(seen)} wrong bytes of file {file.ino}; states: {states}")
+        self._count["audits"] += 1
+
+
+class Sharer(_Program):
+    """Races under shared names. Its bytes are of one value for each client, so what is read can only be of those."""
+
+    def __init__(
+        self,
+        world: World,
+        life: Life,
+        filesystem: Filesystem,
+        generator: random.Random,
+        figures: Figures,
+        name: str,
+    ) -> None:
+        super().__init__(world, life, filesystem, generator, figures)
+        self._value = bytes([1 + int(name[1:])])
+
+    async def run(self, steps: int) -> None:
+        for _ in range(steps):
+            await self._pause()
+            step = self._generator.choice((self._create, self._write, self._write, self._unlink, self._rename))
+            try:
+                await step(self._generator.choice(SHARED))
+                self._count["races won"] += 1
+            except StoreUnreachable:
+                self._count["unreachable"] += 1
+            except PosixError as error:
+                if error.errno not in LOST:
+                    raise Violation(f"{self._life.name}: {step.__name__} of a shared name: {error!r}") from error
+                self._say(f"{step.__name__}: {error!r}")
+                self._count["races lost"] += 1
+
+    async def _fill(self, ino: int, handle: int) -> None:
+        try:
+            offset, length = self._generator.randrange(3000), self._generator.choice((1, 4000, 40_000))
+            await self._fs.write(handle, offset, self._value * length)
+            if set(bytes(await self._fs.read(handle, 0, MOST_BYTES))) - {0, 1, 2, 3}:
+                raise Violation(f"{self._life.name}: file {ino} has bytes that nobody wrote there")
+            await self._pause()
+            await self._fs.flush(handle)
+        finally:
+            await self._fs.release(handle)
+
+    async def _create(self, name: bytes) -> None:
+        handle, found = await self._fs.create(ROOT_INO, name, 0o644, os.O_RDWR, ROOT)
+        await self._fill(found.ino, handle)
+
+    async def _write(self, name: bytes) -> None:
+        found = await self._fs.lookup(ROOT_INO, name)
+        flags = os.O_RDWR | self._generator.choice((0, 0, os.O_TRUNC, os.O_APPEND))
+        await self._fill(found.ino, await self._fs.open(found.ino, flags, ROOT))
+
+    async def _unlink(self, name: bytes) -> None:
+        await self._fs.unlink(ROOT_INO, name, ROOT)
+
+    async def _rename(self, name: bytes) -> None:
+        await self._fs.rename(ROOT_INO, name, ROOT_INO, self._generator.choice(SHARED), 0, ROOT)
