@@ -8,6 +8,7 @@ from typing import Any
 
 from csi.volume_id import LIMIT_BYTES
 from tests.csi.client import GIB, Driver, Mode, capability
+from tests.mounted import eventually
 from tests.servers.place import ServerPlace
 
 
@@ -69,8 +70,13 @@ def test_a_volume_lives_from_create_to_delete(driver: Driver, seaweed: ServerPla
         ).capacity_bytes
         == 3 * GIB
     )
-    statistics = os.statvfs(target)
-    assert statistics.f_blocks * statistics.f_frsize == 3 * GIB, "under the running pod"
+
+    def shown_bytes() -> int:
+        statistics = os.statvfs(target)
+        return statistics.f_blocks * statistics.f_frsize
+
+    # Under the running pod, which follows the journal like any other mount.
+    eventually(lambda: shown_bytes() == 3 * GIB)
     assert call.ControllerGetVolume(volume_id=volume.volume_id).volume.capacity_bytes == 3 * GIB
 
     deletion = {"volume_id": volume.volume_id, "secrets": secrets}
