@@ -39,7 +39,7 @@ from s3vfs.session.unwrapping import single_error
 from tests.simulation.client import Client, Life
 from tests.simulation.history import History, _first_violation, make_deterministic
 from tests.simulation.mutants import Mutant
-from tests.simulation.weather import CALM
+from tests.simulation.weather import CALM, OUTAGE
 from tests.simulation.whole_workload import Auditor, Figures, Owner, OwnFile, Sharer
 from tests.simulation.world import PREFIX, Violation, World
 
@@ -186,6 +186,14 @@ class WholeHistory(History):
             await event(generator.choice(self._clients))
         for client in self._clients:
             client.way.freezer.thaw()
+
+    async def _change_weather(self, client: Client) -> None:
+        """Outages are frequent, and some outlast the patience of fsync."""
+        if self._world.generator.random() < 0.2:
+            client.way.climate = OUTAGE
+            self._world.nursery.start_soon(self._later, self._world.generator.uniform(2, 20), self._clear, client)
+        else:
+            await super()._change_weather(client)
 
     async def _kill(self, client: Client) -> None:
         if client.life is not None:
