@@ -328,16 +328,7 @@ class Contents:
                 self._read_ahead(file, ino, readahead, offset, end)
             out = bytearray(end - offset)
             target = memoryview(out)
-            missing: list[Part] = []
-            for part, local in parts:
-                place = target[part.start - offset : part.end - offset]
-                if local and file is not None:
-                    if len(place) <= self._limits.inline_bytes:
-                        file.working.load_into(part.start, place)
-                    else:
-                        await self._session.environment.run(file.working.load_into, part.start, place)
-                elif part.unit is not None and not self.cache.read_verified(part.unit, part.skip, place):
-                    missing.append(part)
+            missing = await self._take_local(file, parts, offset, target)
             if not missing:
                 await trio.lowlevel.checkpoint()
                 return out
@@ -349,6 +340,28 @@ class Contents:
                     place = target[part.start - offset : part.end - offset]
                     place[:] = whole[part.skip : part.skip + len(place)]
             return out
+
+    async def _take_local(
+        self, file: OpenFile | None, parts: list[tuple[Part, bool]], offset: int, target: memoryview
+    ) -> list[Part]:
+        """Fill in what the working file and the cache have; the parts that are left."""
+        missing: list[Part] = []
+        if file is not None:
+            file.loading += 1
+        try:
+            for part, local in parts:
+                place = target[part.start - offset : part.end - offset]
+                if local and file is not None:
+                    if len(place) <= self._limits.inline_bytes:
+                        file.working.load_into(part.start, place)
+                    else:
+                        await self._session.environment.run(file.working.load_into, part.start, place)
+                elif part.unit is not None and not self.cache.read_verified(part.unit, part.skip, place):
+                    missing.append(part)
+        finally:
+            if file is not None:
+                file.loading -= 1
+        return missing
 
     def _plan(self, file: OpenFile | None, ino: int, offset: int, length: int) -> list[tuple[Part, bool]]:
         """[offset, offset + length) within the file as parts; true for those in the working file."""

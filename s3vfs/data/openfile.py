@@ -15,7 +15,8 @@ class OpenFile:
     """`readers` and `writers` count handles. `failure` is R10's: kept until the bytes are in the journal after all, or
     until it is acknowledged; `lost` when they were spilled and cannot be. `attempt` counts publishes begun,
     `failed_attempt` is the last one that failed. `orphan`: without a link, so its bytes need not leave. `committing`:
-    own commits of contents under way."""
+    own commits of contents under way. `loading`: reads that have planned to take bytes from the working file and may not
+    have them yet; its clean bytes stay meanwhile."""
 
     ino: int
     working: WorkingFile
@@ -28,6 +29,7 @@ class OpenFile:
     pause_s: float = 0.0
     retry_at_s: float = 0.0
     committing: int = 0
+    loading: int = 0
     orphan: bool = False
     publishing: trio.Lock = field(default_factory=trio.Lock)
     storing: trio.Lock = field(default_factory=trio.Lock)

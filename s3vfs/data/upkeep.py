@@ -197,7 +197,7 @@ class Upkeep:
         if self._room.kept_bytes <= self._limits.kept_bytes and not self._room.disk_short:
             return
         for file in self._files.values():
-            if file.working.valid:
+            if file.working.valid and not file.loading:
                 try:
                     file.working.drop_clean()
                 except OSError as error:  # the bytes are clean and in the bucket: only the space is not regained

@@ -62,6 +62,34 @@ def test_a_truncate_leaves_before_the_bytes_that_were_written_after_it(tmp_path:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_clean_bytes_stay_while_a_read_is_taking_them(tmp_path: Path) -> None:
+    """Found by the simulator with whole clients: a read in a worker thread gave zeros for bytes punched meanwhile."""
+
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        limits = replace(QUICK, kept_bytes=100, inline_bytes=16)
+        made_room = 0
+
+        async def make_room_first(fn: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
+            nonlocal made_room
+            if getattr(fn, "__name__", "") == "load_into":
+                made_room += 1
+                await mount.contents._upkeep._make_room()
+            await trio.lowlevel.checkpoint()
+            return fn(*args)
+
+        async with mounted(volume, tmp_path, limits=limits, run=make_room_first) as mount:
+            mount.contents.opened(ino, True)
+            await mount.contents.write(ino, 0, b"a" * 3_840)
+            await mount.contents.publish(ino)
+            assert mount.contents._files[ino].working.valid
+            assert await mount.whole(ino) == b"a" * 3_840
+            assert made_room
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 def test_clean_bytes_leave_the_disk_when_there_are_too_many_and_dirty_ones_never(tmp_path: Path) -> None:
     async def main() -> None:
         volume = Volume()
