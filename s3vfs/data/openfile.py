@@ -15,8 +15,8 @@ class OpenFile:
     """`readers` and `writers` count handles. `failure` is R10's: kept until the bytes are in the journal after all, or
     until it is acknowledged; `lost` when they were spilled and cannot be. `attempt` counts publishes begun,
     `failed_attempt` is the last one that failed. `orphan`: without a link, so its bytes need not leave. `committing`:
-    own commits of contents under way. `loading`: reads that have planned to take bytes from the working file and may not
-    have them yet; its clean bytes stay meanwhile."""
+    own commits of contents under way. `loading`: reads that have planned to take bytes from the working file and
+    may not have them yet; its clean bytes stay meanwhile."""
 
     ino: int
     working: WorkingFile
