@@ -24,6 +24,12 @@ def s3_volume(tmp_path: Path, seaweed: ServerPlace) -> Iterator[Volume]:
 
 @pytest.fixture
 def s3_pair(s3_volume: Volume) -> tuple[Mount, Mount]:
+    """Two mounts of it, with freshness 0: what one did, the other sees."""
+    return s3_volume.mount("--freshness", "0"), s3_volume.mount("--freshness", "0")
+
+
+@pytest.fixture
+def default_pair(s3_volume: Volume) -> tuple[Mount, Mount]:
     """Two mounts of it, with the default freshness."""
     return s3_volume.mount(), s3_volume.mount()
 

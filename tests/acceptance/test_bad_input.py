@@ -119,7 +119,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_cache_disk_slows_reading_but_does_not_break_it(volume: Volume, small_disk: Path) -> None:
-    here = volume.mount()
+    here = volume.mount("--freshness", "0")
     data = os.urandom(48 << 20)
     (here.path / "large").write_bytes(data)
     there = Mount(volume.url, volume.folder / "there", quiet=False)

@@ -58,7 +58,7 @@ class Copy:
 
 
 def test_files_fsynced_before_kill_9_are_there_after_the_next_mount(s3_volume: Volume) -> None:
-    here, there = s3_volume.mount(), s3_volume.mount()
+    here, there = s3_volume.mount("--freshness", "0"), s3_volume.mount("--freshness", "0")
     copy = Copy(here.path, 100_000)
     eventually(lambda: len(copy.done) >= 30, within_s=60)
     here.kill()
@@ -72,7 +72,7 @@ def test_files_fsynced_before_kill_9_are_there_after_the_next_mount(s3_volume: V
 
 def test_bytes_written_but_not_synced_before_kill_9_come_back_with_the_next_mount(s3_volume: Volume) -> None:
     """DESIGN 6: a killed daemon loses nothing."""
-    here, there = s3_volume.mount(), s3_volume.mount()
+    here, there = s3_volume.mount("--freshness", "0"), s3_volume.mount("--freshness", "0")
     fd = os.open(here.path / "open", os.O_CREAT | os.O_WRONLY, 0o644)
     os.write(fd, b"a" * 300_000)
     os.write(fd, b"b" * 300_000)
@@ -85,7 +85,7 @@ def test_bytes_written_but_not_synced_before_kill_9_come_back_with_the_next_moun
 
 
 def goes_on_after(volume: Volume, away: Callable[[], None], back: Callable[[], None], seconds: float) -> None:
-    here, there = volume.mount(quiet=False), volume.mount(quiet=False)
+    here, there = (volume.mount("--freshness", "0", quiet=False) for _ in range(2))
     copy = Copy(here.path, 60)
     eventually(lambda: len(copy.done) >= 10, within_s=60)
     away()

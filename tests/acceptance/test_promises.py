@@ -16,8 +16,8 @@ FRESHNESS_S = 0.1
 ROUNDS = 20
 
 
-def test_with_the_default_freshness_an_open_that_late_after_close_sees_it(s3_pair: tuple[Mount, Mount]) -> None:
-    here, there = s3_pair
+def test_with_the_default_freshness_an_open_that_late_after_close_sees_it(default_pair: tuple[Mount, Mount]) -> None:
+    here, there = default_pair
     for number in range(ROUNDS):
         text = f"round {number}"
         (here.path / "file").write_text(text)
@@ -25,8 +25,8 @@ def test_with_the_default_freshness_an_open_that_late_after_close_sees_it(s3_pai
         assert (there.path / "file").read_text() == text
 
 
-def test_with_the_default_freshness_a_name_is_found_and_missed_that_late(s3_pair: tuple[Mount, Mount]) -> None:
-    here, there = s3_pair
+def test_with_the_default_freshness_a_name_is_found_and_missed_that_late(default_pair: tuple[Mount, Mount]) -> None:
+    here, there = default_pair
     for number in range(ROUNDS):
         (here.path / f"d{number}").mkdir()
         time.sleep(FRESHNESS_S)
