@@ -9,36 +9,21 @@ from pathlib import Path
 import pytest
 import trio
 import trio.lowlevel
-from trio.testing import MockClock
 
 from s3vfs.errors import S3vfsError, StoreUnreachable
 from s3vfs.journal.volume import VolumeInfo
 from s3vfs.maintenance.checkpoint import publish_checkpoint
 from s3vfs.objects.counting import Operation
-from s3vfs.objects.faults import Failure, Fault, Rule, Script, with_faults
+from s3vfs.objects.faults import Failure, Fault, Rule
 from s3vfs.replica.memory_replica import MemoryReplica
 from s3vfs.session.session import Session
+from tests.session.histories import run, scripted
 from tests.session.volume import EPOCH_NS, UUID, Client, Place, create, names
 
 PUT = frozenset({Operation.PUT})
 GET = frozenset({Operation.GET})
 BULK_GET = frozenset({Operation.BULK_GET})
 INFO = VolumeInfo(UUID, "test", 8 << 20, EPOCH_NS)
-
-
-def run(tmp_path: Path, main: Callable[[Place], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        place = Place(tmp_path)
-        await place.format()
-        with trio.fail_after(86_400):
-            await main(place)
-
-    trio.run(whole, clock=MockClock(autojump_threshold=0))
-
-
-def scripted(place: Place, number: int) -> tuple[Client, Script]:
-    script = Script()
-    return place.client(number, with_faults(place.bucket.open("v"), script, sleep=lambda _: None)), script
 
 
 async def crash_after(client: Client, work: Callable[[Session], Awaitable[None]]) -> int:

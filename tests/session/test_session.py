@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from s3vfs.errors import ReadOnly, SessionBusy, SessionFenced, StoreUnreachable, Unpublished
 from s3vfs.journal.bucket import BucketJournal
@@ -17,33 +15,16 @@ from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import Challenge, Config, Create, Setattr, Write
 from s3vfs.namespace.rows import Rows
 from s3vfs.objects.counting import Operation
-from s3vfs.objects.faults import Failure, Fault, Rule, Script, with_faults
+from s3vfs.objects.faults import Failure, Fault, Rule
 from s3vfs.session import options
 from s3vfs.session.command import open_command, run_command
 from s3vfs.session.options import Offline, SessionOptions
 from s3vfs.session.session import Session
+from tests.session.histories import run, scripted
 from tests.session.volume import UUID, Client, Place, create, environment, names, now_ns
 
 PUT = frozenset({Operation.PUT})
 GET = frozenset({Operation.GET})
-
-
-def run(tmp_path: Path, main: Callable[[Place], Awaitable[None]]) -> None:
-    """A formatted volume under mock time, which must come to an end within a day of it."""
-
-    async def whole() -> None:
-        place = Place(tmp_path)
-        await place.format()
-        with trio.fail_after(86_400):
-            await main(place)
-
-    trio.run(whole, clock=MockClock(autojump_threshold=0))
-
-
-def scripted(place: Place, number: int) -> tuple[Client, Script]:
-    """A client whose requests fail on order."""
-    script = Script()
-    return place.client(number, with_faults(place.bucket.open("v"), script, sleep=lambda _: None)), script
 
 
 async def at_rest(session: Session) -> None:
