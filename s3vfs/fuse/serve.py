@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import pyfuse3
 import trio
 
 from s3vfs.errors import MountError
 from s3vfs.filesystem import Filesystem
 from s3vfs.fuse.invalidation import Invalidator
 from s3vfs.fuse.kernel import KernelCache
+from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.fuse.mountinfo import mount_at, read_mounts
 from s3vfs.fuse.operations import Operations
 from s3vfs.fuse.options import MountOptions
