@@ -38,8 +38,8 @@ class Request:
         Once a request."""
 
 def install(handler: Callable[..., object] | None, /) -> None:
-    """Sessions that pyfuse3 makes from now on call `handler(call, Request, *arguments)`, on the thread that runs
-    pyfuse3's main loop. Those calls, and their arguments, all int but where said:
+    """A session that pyfuse3 makes from now on calls `handler(call, Request, *arguments)`, on the thread that runs
+    pyfuse3's main loop, until its end. Those calls, and their arguments, all int but where said:
 
         flock            handle, owner, operation (LOCK_SH, LOCK_EX, LOCK_UN; with LOCK_NB it does not wait)
         getlk            handle, owner, kind, start, end
@@ -51,11 +51,11 @@ def install(handler: Callable[..., object] | None, /) -> None:
         release          handle, owner, flock (0 or 1)
         setxattr         ino, name (bytes), value (bytes), flags
 
-    None: sessions are left alone, and what still comes in is answered EIO.
+    None: new sessions are left alone.
     """
 
 def sessions() -> int:
-    """How many sessions have been made with these handlers so far."""
+    """How many sessions have had these handlers so far."""
 
 def versions() -> tuple[int, int]:
     """libfuse, 314 for 3.14: what this was compiled against, and what is loaded."""

@@ -9,8 +9,10 @@
  * Guarantees:
  *  - A request is answered exactly once. Dropped without an answer (by an exception, or for lack of memory) it answers
  *    EIO; those still open when the session is destroyed answer ENOTCONN and can do nothing afterwards.
- *  - pyfuse3 calls libfuse with the GIL held, on its trio thread. A handler that is called from elsewhere takes it.
- *  - Everything below is guarded by the GIL: `installed`, `sessions`, the list of open requests and their fields.
+ *  - pyfuse3 calls libfuse with the GIL held, on its trio thread. Handlers take it in any case.
+ *  - Everything below is guarded by the GIL: the callables, the list of open requests and their fields.
+ *
+ * One session at a time has our handlers, as pyfuse3 has one at a time.
  *
  * It knows no policy: who waits for what, and which errno an error is, is Python's to say.
  */
@@ -31,8 +33,9 @@
 #error "this needs libfuse 3.8 or newer, and knows none but 3"
 #endif
 
-static PyObject *installed;    /* the callable for new requests, or NULL */
-static unsigned long sessions; /* how many sessions have our handlers */
+static PyObject *installed;    /* the callable for the next session, or NULL */
+static PyObject *serving;      /* the callable of the session that has our handlers, or NULL */
+static unsigned long sessions; /* how many sessions have had our handlers */
 
 /* -- requests ------------------------------------------------------------------------------------------------------ */
 
@@ -288,7 +291,7 @@ static void pass_on(fuse_req_t req, const char *call, const char *format, ...)
 {
     PyGILState_STATE state = PyGILState_Ensure();
     Request *request = new_request(req);
-    PyObject *arguments, *first, *all = NULL, *result = NULL;
+    PyObject *arguments, *first = NULL, *all = NULL, *result = NULL;
     va_list values;
 
     if (!request) {
@@ -300,13 +303,14 @@ static void pass_on(fuse_req_t req, const char *call, const char *format, ...)
     va_start(values, format);
     arguments = Py_VaBuildValue(format, values);
     va_end(values);
-    first = Py_BuildValue("(sO)", call, request);
-    if (arguments && first)
+    if (arguments)
+        first = Py_BuildValue("(sO)", call, request);
+    if (first)
         all = PySequence_Concat(first, arguments);
-    if (all && installed)
-        result = PyObject_CallObject(installed, all);
+    if (all && serving)
+        result = PyObject_CallObject(serving, all);
     if (PyErr_Occurred())
-        PyErr_WriteUnraisable(installed);
+        PyErr_WriteUnraisable(serving);
     Py_XDECREF(result);
     Py_XDECREF(all);
     Py_XDECREF(first);
@@ -391,11 +395,14 @@ static void on_destroy(void *userdata)
     (void)userdata;
     while (open_requests)
         drop(open_requests, ENOTCONN);
+    Py_CLEAR(serving);
     PyGILState_Release(state);
 }
 
-static void add_handlers(struct fuse_lowlevel_ops *ops)
+static void add_handlers(struct fuse_lowlevel_ops *ops, PyObject *handler)
 {
+    Py_XSETREF(serving, Py_NewRef(handler));
+    sessions++;
     ops->flock = on_flock;
     ops->getlk = on_getlk;
     ops->setlk = on_setlk;
@@ -406,7 +413,6 @@ static void add_handlers(struct fuse_lowlevel_ops *ops)
     ops->release = on_release;
     ops->setxattr = on_setxattr;
     ops->destroy = on_destroy;
-    sessions++;
 }
 
 /* -- what pyfuse3 calls -------------------------------------------------------------------------------------------- */
@@ -442,7 +448,7 @@ __attribute__((visibility("default"))) struct fuse_session *SESSION_NEW(struct f
     state = PyGILState_Ensure();
     wanted = installed != NULL;
     if (wanted)
-        add_handlers(&ops);
+        add_handlers(&ops, installed);
     PyGILState_Release(state);
     return wanted ? real(args, &ops, sizeof ops, VERSION_ARGUMENT userdata)
                   : real(args, given, size, VERSION_ARGUMENT userdata);
@@ -479,7 +485,7 @@ static PyObject *versions(PyObject *module, PyObject *unused)
 }
 
 static PyMethodDef functions[] = {
-    {"install", install, METH_O, "Have new sessions call handler(call, Request, *arguments); None: no more."},
+    {"install", install, METH_O, "Have the next session call handler(call, Request, *arguments); None: not."},
     {"sessions", count_sessions, METH_NOARGS, "How many sessions have been made with handlers of ours."},
     {"versions", versions, METH_NOARGS, "libfuse's version: of the headers, and of the library that is loaded."},
     {NULL, NULL, 0, NULL},
