@@ -32,7 +32,7 @@ _FIRST_NUMBERS = 1 << 24
 async def rebuild(environment: Environment, store: Store, journal: Journal, base: Base) -> None:
     """Replace base by HEAD's checkpoint, or by nothing where there is none yet (R5).
 
-    Raises Damaged for a contradiction, and what `restore` raises: base is then as it was, or empty; call again.
+    Raises Damaged for a contradiction, and what `restore` raises: base is then as it was; call again.
     """
     head = (await journal.refresh_head()).head
     if head.checkpoint is None and head.boundary > 1:
@@ -40,7 +40,7 @@ async def rebuild(environment: Environment, store: Store, journal: Journal, base
     base.begin_loading()
     try:
         if head.checkpoint is None:
-            await environment.run(base.replica.load, (), EMPTY)
+            base.replica.load((), EMPTY)
         else:
             await restore(store, head.checkpoint.uuid, base.replica, environment.run)
     except BaseException:

@@ -103,14 +103,14 @@ class Session:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def view(self) -> AbstractContextManager[ReadTransaction]:
-        """What this client sees: base and, once there are leases, the overlay (R12). Never across an await."""
+        """What this client sees: base and, once there are leases, the overlay (R12). Never across an await. While a
+        checkpoint is loaded it is what was seen before: `fresh` tells old from young, as when the bucket is silent."""
         return self.base.read()
 
     async def fresh(self, within_s: float | None = None) -> None:
         """Return when a look at the tail that was sent after now - `within_s` (default: the freshness option) has been
         applied; 0 = after this call began. Raises StoreUnreachable with `--offline error`; see `Tail.fresh`."""
         await self.tail.fresh(self.options.freshness_s if within_s is None else within_s)
-        await self.base.ready()
 
     def touch(self) -> None:
         """The kernel has asked something and may cache the answer: the tail is read every 0.5 s for the next 30 s."""
