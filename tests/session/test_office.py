@@ -95,6 +95,39 @@ def test_an_attempt_that_reached_the_journal_before_the_crash_is_recognised(tmp_
     run(tmp_path, main)
 
 
+def test_the_next_life_knows_which_ops_of_a_former_one_took_effect(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        numbers: list[int] = []
+
+        async def work(session: Session) -> None:
+            numbers.append(session.send([create(session, b"answered")]).number)
+            await session.commit([create(session, b"x")])
+            script.add(Rule(Fault(Failure.BEFORE), PUT, "journal/", times=None))
+            pledge = session.send([create(session, b"never sent")])
+            assert not session.landed(1, pledge.number)
+            numbers.append(pledge.number)
+            await trio.sleep(10)
+
+        await crash_after(client, work)
+        # Killed twice more while it takes office: before, and after its attempt is in the journal.
+        await mount_and_die_at_once(client)
+        script.clear()
+        script.add(Rule(Fault(delay_after_s=3600), PUT, "journal/", times=None))
+        await mount_and_die_at_once(client)
+        script.clear()
+        async with client.mount() as session:
+            assert (session.incarnation, session.resumed) == (3, True)
+            assert [session.landed(1, number) for number in numbers] == [True, False]
+            pledge = session.send([create(session, b"y")])
+            assert not pledge.settled
+            assert not session.landed(3, pledge.number)
+            assert [verdict.errno for verdict in await pledge.verdicts()] == [0]
+            assert session.landed(3, pledge.number)
+
+    run(tmp_path, main)
+
+
 def test_an_attempt_of_a_copy_is_not_taken_for_our_own(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
