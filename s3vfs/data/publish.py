@@ -1,8 +1,8 @@
 """From a working file to the journal: what one inode's unpublished changes are as objects and ops (R9).
 
-Order within an inode: the observed truncate, then the bytes, then the access time. Whole settled regions are objects
-of their own, uploaded early where the writer allows it; everything else goes into packs. Knows no handles and no
-failures' bookkeeping.
+Order within an inode: the observed truncate, then the holes, then the bytes, then the access time. Whole settled
+regions are objects of their own, uploaded early where the writer allows it; everything else goes into packs. Knows no
+handles and no failures' bookkeeping.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 import trio
 
@@ -22,7 +23,7 @@ from s3vfs.data.ranges import RangeSet
 from s3vfs.data.upload import Uploaded, Uploader
 from s3vfs.data.working import WorkingFile
 from s3vfs.errors import PosixError, SessionFenced
-from s3vfs.namespace.ops import AnyOp, ExtentWrite, Setattr, SetattrMask, Write
+from s3vfs.namespace.ops import AnyOp, ExtentWrite, Punch, Setattr, SetattrMask, Write
 from s3vfs.namespace.rows import Rows
 from s3vfs.namespace.verdict import FENCED, Verdict
 
@@ -32,6 +33,8 @@ _log = logging.getLogger(__name__)
 _REGIONS_IN_COMMIT = 64
 # Pieces of one parcel: bounds the WRITE op, about 40 bytes each.
 _PIECES_IN_PARCEL = 4_096
+# Holes of one commit, an op each; a record takes 10,000 (docs/format.md, 8), others want room in it.
+_HOLES_IN_COMMIT = 1_000
 
 Piece = tuple[int, int]  # [start, end) of the file
 
@@ -175,17 +178,19 @@ class Publisher:
     @staticmethod
     def _finished(captured: Pending) -> None:
         captured.dirty.clear()
+        captured.holes.clear()
         captured.low = captured.mtime_ns = captured.atime_ns = None
         captured.end = 0
 
     async def _send(self, file: WorkingFile, captured: Pending) -> None:
+        while len(captured.holes) > _HOLES_IN_COMMIT:
+            await self._commit(file, captured, RangeSet(), self._cuts(file, captured))
         regions, groups = divide(captured.dirty, self._sizes.object_bytes)
         one_commit = len(regions) <= _REGIONS_IN_COMMIT and len(groups) <= 1
         if not one_commit:
             for at in range(0, len(regions), _REGIONS_IN_COMMIT):
                 await self._send_regions(file, captured, regions[at : at + _REGIONS_IN_COMMIT])
-            if captured.low is not None:
-                await self._commit(file, captured, RangeSet(), self._truncation(file, captured))
+            await self._commit(file, captured, RangeSet(), self._cuts(file, captured))
             await gather(partial(self._send_last, file, captured, [], group, False) for group in groups[:-1])
             regions, groups = [], groups[-1:]
         await self._send_last(file, captured, regions, groups[0] if groups else [], True)
@@ -203,7 +208,7 @@ class Publisher:
         placed = await self._upload_regions(file, regions)
         parts = RangeSet(self._span(index) for index in regions)
         ops: list[AnyOp] = [uploaded.declare() for uploaded in placed.values()]
-        ops += self._truncation(file, captured)
+        ops += self._cuts(file, captured)
         ops.append(self._write(file, captured, self._own_extents(placed), parts.end))
         await self._commit(file, captured, parts, ops)
         self._remember(file, placed)
@@ -211,8 +216,8 @@ class Publisher:
     async def _send_last(
         self, file: WorkingFile, captured: Pending, regions: Sequence[int], group: list[Piece], final: bool
     ) -> None:
-        """One commit: whole regions, a truncate that is still due, one group of pieces in a pack, and, when `final`,
-        size and times."""
+        """One commit: whole regions, a truncate and holes that are still due, one group of pieces in a pack, and, when
+        `final`, size and times."""
         placed = await self._upload_regions(file, regions)
         parts = RangeSet((*(self._span(index) for index in regions), *group))
         own = self._own_extents(placed)
@@ -223,12 +228,13 @@ class Publisher:
             for start, end in group:
                 extents.append(ExtentWrite(start, end - start, pack, offset))
                 offset += end - start
-            ops = declarations + self._truncation(file, captured)
+            ops = declarations + self._cuts(file, captured)
             size = captured.end if final else parts.end
             if extents or size > (captured.low or 0):
                 ops.append(self._write(file, captured, extents, size))
             if final:
-                ops += self._times(file, captured, written=bool(extents) or captured.low is not None)
+                cut = captured.low is not None and not captured.holes
+                ops += self._times(file, captured, written=bool(extents) or cut)
             return ops
 
         if not group:
@@ -248,7 +254,7 @@ class Publisher:
 
         foreign = file.foreign
         length = sum(end - start for start, end in group)
-        parcel = Parcel(length, fill, ops_at, len(declarations) + 3, about_to_commit)
+        parcel = Parcel(length, fill, ops_at, len(declarations) + len(captured.holes) + 3, about_to_commit)
         self._conclude(file, captured, parts, await self._packer.send(parcel), foreign)
         self._remember(file, placed)
 
@@ -267,6 +273,8 @@ class Publisher:
             if verdict.errno:
                 raise PosixError(verdict.errno)
         captured.low = None
+        for start, end in list(islice(captured.holes, _HOLES_IN_COMMIT)):
+            captured.holes.remove(start, end)
         with self._session.view() as txn:
             inode = Rows(txn).inode(file.ino)
         file.base_version = 0 if inode is None else inode.version
@@ -287,13 +295,16 @@ class Publisher:
         size = self._sizes.object_bytes
         return [ExtentWrite(index * size, size, uploaded.object, 0) for index, uploaded in sorted(placed.items())]
 
-    def _truncation(self, file: WorkingFile, captured: Pending) -> list[AnyOp]:
-        """The observed truncate, unless a commit of this publish has carried it already."""
-        if captured.low is None:
-            return []
-        mtime_ns = captured.mtime_ns or captured.ctime_ns
-        mask = SetattrMask.SIZE | SetattrMask.MTIME
-        return [Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns)]
+    def _cuts(self, file: WorkingFile, captured: Pending) -> list[AnyOp]:
+        """The observed truncate and the next holes, unless a commit of this publish has carried them already."""
+        ops: list[AnyOp] = []
+        if captured.low is not None:
+            mtime_ns = captured.mtime_ns or captured.ctime_ns
+            mask = SetattrMask.SIZE | SetattrMask.MTIME
+            ops.append(Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns))
+        for start, end in islice(captured.holes, _HOLES_IN_COMMIT):
+            ops.append(Punch(file.ino, start, end - start, captured.ctime_ns))
+        return ops
 
     def _write(self, file: WorkingFile, captured: Pending, extents: Sequence[ExtentWrite], size: int) -> Write:
         mtime_ns = captured.mtime_ns or captured.ctime_ns
