@@ -1,8 +1,8 @@
 """From a working file to the journal: what one inode's unpublished changes are as objects and ops (R9).
 
-Order within an inode: the observed truncate, then the bytes, then the access time. Whole settled regions are objects
-of their own, uploaded early where the writer allows it; everything else goes into packs. Knows no handles and no
-failures' bookkeeping.
+Order within an inode: the observed truncate, then the holes, then the bytes, then the access time. Whole settled
+regions are objects of their own, uploaded early where the writer allows it; everything else goes into packs. Knows no
+handles and no failures' bookkeeping.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from s3vfs.data.ranges import RangeSet
 from s3vfs.data.upload import Uploaded, Uploader
 from s3vfs.data.working import WorkingFile
 from s3vfs.errors import PosixError, SessionFenced, StoreUnreachable
-from s3vfs.namespace.ops import AnyOp, ExtentWrite, Setattr, SetattrMask, Write
+from s3vfs.namespace.ops import AnyOp, ExtentWrite, Punch, Setattr, SetattrMask, Write
 from s3vfs.namespace.rows import Rows
 from s3vfs.namespace.verdict import FENCED, Verdict
 
@@ -193,17 +193,21 @@ class Publisher:
         self._release(file)
 
     async def _send(self, file: WorkingFile, captured: Pending) -> None:
+        while captured.many_holes:
+            await self._send_cuts(file, captured)
         regions, groups = divide(captured.dirty, self._sizes.object_bytes)
         one_commit = len(regions) <= _REGIONS_IN_COMMIT and len(groups) <= 1
         if not one_commit:
             for at in range(0, len(regions), _REGIONS_IN_COMMIT):
                 await self._send_regions(file, captured, regions[at : at + _REGIONS_IN_COMMIT])
-            if captured.low is not None:
-                share = self._share(file, captured, RangeSet(), final=False)
-                await self._commit(file, share, self._truncation(file, captured))
+            await self._send_cuts(file, captured)
             await gather(partial(self._send_last, file, captured, [], group, False) for group in groups[:-1])
             regions, groups = [], groups[-1:]
         await self._send_last(file, captured, regions, groups[0] if groups else [], True)
+
+    async def _send_cuts(self, file: WorkingFile, captured: Pending) -> None:
+        share = self._share(file, captured, RangeSet(), final=False)
+        await self._commit(file, share, self._cuts(file, captured))
 
     async def _upload_regions(self, file: WorkingFile, regions: Sequence[int]) -> dict[int, Uploaded]:
         placed: dict[int, Uploaded] = {}
@@ -218,7 +222,7 @@ class Publisher:
         placed = await self._upload_regions(file, regions)
         parts = RangeSet(self._span(index) for index in regions)
         ops: list[AnyOp] = [uploaded.declare() for uploaded in placed.values()]
-        ops += self._truncation(file, captured)
+        ops += self._cuts(file, captured)
         ops.append(self._write(file, captured, self._own_extents(placed), parts.end))
         await self._commit(file, self._share(file, captured, parts, final=False), ops)
         self._remember(file, placed)
@@ -226,8 +230,8 @@ class Publisher:
     async def _send_last(
         self, file: WorkingFile, captured: Pending, regions: Sequence[int], group: list[Piece], final: bool
     ) -> None:
-        """One commit: whole regions, a truncate that is still due, one group of pieces in a pack, and, when `final`,
-        size and times."""
+        """One commit: whole regions, a truncate and holes that are still due, one group of pieces in a pack, and, when
+        `final`, size and times."""
         placed = await self._upload_regions(file, regions)
         parts = RangeSet((*(self._span(index) for index in regions), *group))
         own = self._own_extents(placed)
@@ -238,12 +242,13 @@ class Publisher:
             for start, end in group:
                 extents.append(ExtentWrite(start, end - start, pack, offset))
                 offset += end - start
-            ops = declarations + self._truncation(file, captured)
+            ops = declarations + self._cuts(file, captured)
             size = captured.end if final else parts.end
             if extents or size > (captured.low or 0):
                 ops.append(self._write(file, captured, extents, size))
             if final:
-                ops += self._times(file, captured, written=bool(extents) or captured.low is not None)
+                cut = captured.low is not None and not captured.holes
+                ops += self._times(file, captured, written=bool(extents) or cut)
             return ops
 
         share = self._share(file, captured, parts, final=final)
@@ -259,7 +264,7 @@ class Publisher:
                 at += end - start
 
         length = sum(end - start for start, end in group)
-        parcel = Parcel(length, fill, ops_at, len(declarations) + 3)
+        parcel = Parcel(length, fill, ops_at, len(declarations) + len(captured.holes) + 3)
         delivery = Delivery(share, file.foreign, parcel)
         parcel.sent = partial(self._note, file, delivery)
         await self._conclude(file, delivery, partial(self._packer.send, parcel))
@@ -268,7 +273,7 @@ class Publisher:
     def _share(self, file: WorkingFile, captured: Pending, parts: RangeSet, *, final: bool) -> Share:
         with self._session.view() as txn:
             inode = Rows(txn).inode(file.ino)
-        cut = captured.low is not None
+        cut = captured.low is not None or bool(captured.holes)
         grows = final and inode is not None and captured.end > inode.size
         return Share(parts, cut, final, bool(parts) or cut or grows, 0 if inode is None else inode.version)
 
@@ -344,13 +349,16 @@ class Publisher:
         size = self._sizes.object_bytes
         return [ExtentWrite(index * size, size, uploaded.object, 0) for index, uploaded in sorted(placed.items())]
 
-    def _truncation(self, file: WorkingFile, captured: Pending) -> list[AnyOp]:
-        """The observed truncate, unless a commit of this publish has carried it already."""
-        if captured.low is None:
-            return []
-        mtime_ns = captured.mtime_ns or captured.ctime_ns
-        mask = SetattrMask.SIZE | SetattrMask.MTIME
-        return [Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns)]
+    def _cuts(self, file: WorkingFile, captured: Pending) -> list[AnyOp]:
+        """The observed truncate and the next holes, unless a commit of this publish has carried them already."""
+        ops: list[AnyOp] = []
+        if captured.low is not None:
+            mtime_ns = captured.mtime_ns or captured.ctime_ns
+            mask = SetattrMask.SIZE | SetattrMask.MTIME
+            ops.append(Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns))
+        for start, end in captured.first_holes():
+            ops.append(Punch(file.ino, start, end - start, captured.ctime_ns))
+        return ops
 
     def _write(self, file: WorkingFile, captured: Pending, extents: Sequence[ExtentWrite], size: int) -> Write:
         mtime_ns = captured.mtime_ns or captured.ctime_ns

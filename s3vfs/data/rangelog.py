@@ -40,6 +40,8 @@ class _Kind(enum.IntEnum):
     TRUNCATE = 2  # size, 0, mtime
     TIMES = 3  # atime, mtime, ctime; _UNSET leaves one as it was
     CAPTURE = 4  # everything before this entry is what a publish is about to commit
+    PUNCH = 6  # offset, length, mtime
+    EXTEND = 7  # the least size, 0, mtime
     PART = 8  # offset, length, 0: bytes that the next SENT carries
     SENT = 9  # incarnation, op number, version * 8 + flags: a commit of what was captured has been queued
 
@@ -129,6 +131,14 @@ class RangeLog:
         self._append(_encode(_Kind.TRUNCATE, size, 0, time_ns))
         self._last = None
 
+    def punch(self, start: int, end: int, time_ns: int) -> None:
+        self._append(_encode(_Kind.PUNCH, start, end - start, time_ns))
+        self._last = None
+
+    def extend(self, size: int, time_ns: int) -> None:
+        self._append(_encode(_Kind.EXTEND, size, 0, time_ns))
+        self._last = None
+
     def times(self, pending: Pending) -> None:
         """Log the times that `pending` now has."""
         self._append(_times(pending))
@@ -161,8 +171,12 @@ def _entries(pending: Pending) -> Iterator[bytes]:
         yield _encode(_Kind.TRUNCATE, pending.low, 0, pending.ctime_ns)
         if pending.end > pending.low:
             yield _encode(_Kind.TRUNCATE, pending.end, 0, pending.ctime_ns)
+    for start, end in pending.holes:
+        yield _encode(_Kind.PUNCH, start, end - start, pending.ctime_ns)
     for start, end in pending.dirty:
         yield _encode(_Kind.WRITE, start, end - start, pending.ctime_ns)
+    if pending.end > max(pending.low or 0, pending.dirty.end):
+        yield _encode(_Kind.EXTEND, pending.end, 0, pending.ctime_ns)
     if pending:
         yield _times(pending)
 
@@ -210,6 +224,10 @@ def _enact(layer: Pending, kind: int, first: int, second: int, third: int) -> No
         layer.write(first, first + second, third)
     elif kind == _Kind.TRUNCATE:
         layer.truncate(first, third)
+    elif kind == _Kind.PUNCH:
+        layer.punch(first, first + second, third)
+    elif kind == _Kind.EXTEND:
+        layer.extend(first, third)
     elif kind == _Kind.TIMES:
         atime = None if first == _UNSET else first
         mtime = None if second == _UNSET else second

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +103,18 @@ class Upkeep:
         self.retire(file)
         if file.failure is not None:
             raise again(file.failure)
+
+    @asynccontextmanager
+    async def published(self, file: OpenFile) -> AsyncIterator[None]:
+        """As `publish`, and inside no other publish of the file is under way; orphans too."""
+        if file.failure is not None and file.lost:
+            raise again(file.failure)
+        async with file.publishing:
+            if file.working.dirty:
+                await self._attempt(file, orphans=True)
+            if file.failure is not None:
+                raise again(file.failure)
+            yield
 
     async def publish_all(self) -> None:
         """Every file with unpublished changes."""

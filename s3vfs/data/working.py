@@ -122,6 +122,15 @@ class WorkingFile:
             self.regions[index] = Region(self._changes, now_s)
             self.sums.pop(index, None)
 
+    def _outdate(self, start: int, end: int) -> None:
+        """As `touch`, for a range of any length: only regions that something is known of."""
+        size = self.object_bytes
+        for index in [index for index in self.regions if index * size < end and (index + 1) * size > start]:
+            self._changes += 1
+            self.regions[index] = Region(self._changes, self.regions[index].touched_s)
+        for index in [index for index in self.sums if index * size < end and (index + 1) * size > start]:
+            del self.sums[index]
+
     @contextmanager
     def changing(self, start: int, end: int) -> Iterator[None]:
         """Inside, bytes of [start, end) are stored and then noted by `written`. Where that fails, what is there now is
@@ -154,7 +163,11 @@ class WorkingFile:
         if start != self.last_end:
             self.run_start = start
         self.last_end = end
-        if self.log.entries > _COMPACT_ENTRIES + 4 * len(self.pending.dirty) and self.captured is None:
+        self._compact()
+
+    def _compact(self) -> None:
+        ranges = len(self.pending.dirty) + len(self.pending.holes)
+        if self.log.entries > _COMPACT_ENTRIES + 4 * ranges and self.captured is None:
             self.log.start(self.base_version, self.pending)
 
     def truncate(self, size: int, time_ns: int, now_s: float) -> None:
@@ -170,6 +183,36 @@ class WorkingFile:
             del self.regions[index]
         for index in [index for index in self.sums if (index + 1) * self.object_bytes > size]:
             del self.sums[index]
+
+    def punch(self, start: int, end: int, time_ns: int, now_s: float) -> None:
+        """Bytes [start, end) are zeros from now on; `free` gives their local space back. Raises OSError."""
+        self.open()
+        self._log().punch(start, end, time_ns)
+        if not self.pending:
+            self.dirty_since_s = now_s
+        self.pending.punch(start, end, time_ns)
+        self.valid.remove(start, end)
+        self._outdate(start, end)
+        self._compact()
+
+    def free(self, start: int, end: int) -> None:
+        """Give the local space of punched bytes back; where the file system cannot, nothing happens. Copies that are
+        being made of them meanwhile get zeros, which is what they are about to become. Raises OSError."""
+        punch(self.open(), start, end - start)
+
+    def extend(self, size: int, time_ns: int, now_s: float) -> None:
+        """The file is at least so long from now on. Raises OSError."""
+        self.open()
+        self._log().extend(size, time_ns)
+        if not self.pending:
+            self.dirty_since_s = now_s
+        self.pending.extend(size, time_ns)
+        self._compact()
+
+    def replaced(self, start: int, end: int) -> None:
+        """Clean bytes of [start, end) are no longer the file's: a commit of this mount's has put others there."""
+        self.valid.remove(start, end)
+        self._outdate(start, end)
 
     def set_times(self, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
         """utimensat on a file with unpublished changes: the times go out with them."""
@@ -195,6 +238,7 @@ class WorkingFile:
             return
         parts = share.parts.copy()
         parts.subtract(self.pending.dirty)
+        parts.subtract(self.pending.holes)
         if self.pending.low is not None:
             parts.remove(self.pending.low, ENDLESS)
         self.valid.update(parts)
@@ -287,29 +331,21 @@ class WorkingFile:
 
     def split(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
         """[start, end) as (start, end, where) parts: "local" = read it here, "zero", "below" = ask the extents."""
-        for low, high, dirty in self.pending.dirty.split(start, end):
-            if dirty:
-                yield low, high, "local"
+        for low, high, where in self.pending.split(start, end):
+            if where != "below":
+                yield low, high, where
             elif self.captured is None:
-                yield from self._split_clean(low, high, self.pending.low)
+                yield from self._split_clean(low, high)
             else:
-                for first, last, cut in _cut(low, high, self.pending.low):
-                    if cut:
-                        yield first, last, "zero"
-                        continue
-                    for left, right, held in self.captured.dirty.split(first, last):
-                        if held:
-                            yield left, right, "local"
-                        else:
-                            yield from self._split_clean(left, right, self.captured.low)
+                for first, last, inner in self.captured.split(low, high):
+                    if inner != "below":
+                        yield first, last, inner
+                    else:
+                        yield from self._split_clean(first, last)
 
-    def _split_clean(self, start: int, end: int, limit: int | None) -> Iterator[tuple[int, int, str]]:
-        for low, high, cut in _cut(start, end, limit):
-            if cut:
-                yield low, high, "zero"
-                continue
-            for first, last, valid in self.valid.split(low, high):
-                yield first, last, "local" if valid else "below"
+    def _split_clean(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+        for low, high, valid in self.valid.split(start, end):
+            yield low, high, "local" if valid else "below"
 
     def load(self, offset: int, length: int) -> bytes:
         """`length` bytes from the local file; zeros where it has a hole or ends."""
@@ -331,13 +367,3 @@ class WorkingFile:
                 return
             offset += count
             target = target[count:]
-
-
-def _cut(start: int, end: int, limit: int | None) -> Iterator[tuple[int, int, bool]]:
-    """[start, end) as parts below and (True) at or beyond `limit`."""
-    if limit is None or end <= limit:
-        yield start, end, False
-        return
-    if start < limit:
-        yield start, limit, False
-    yield max(start, limit), end, True
