@@ -16,6 +16,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.image.builder import ImageConfig
 
@@ -53,7 +54,7 @@ class Container:
             env={**os.environ, **self._environment},
         )
 
-    def __enter__(self) -> Container:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
