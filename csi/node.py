@@ -29,7 +29,7 @@ from csi.proto.csi_pb2 import (
 )
 from csi.refusals import Code, Refusal, invalid
 from csi.server import InFlight, required
-from csi.sources import Source, Sources
+from csi.sources import Source, Sources, ended_by_others
 from csi.volume_id import SharedId, WorkspaceId, parse
 from csi.workspaces import Workspaces
 from s3vfs.errors import MountError
@@ -226,7 +226,7 @@ class Node:
                     used=figures.f_files - figures.f_ffree,
                 ),
             ],
-            volume_condition=VolumeCondition(abnormal=False, message="ok"),
+            volume_condition=_condition(mount),
         )
 
     def _mount_of(self, volume_id: str, path: str) -> Mount | None:
@@ -246,6 +246,13 @@ class Node:
         if self._sources.mount_of(volume_id, mount.device) is None:
             return None
         return mount
+
+
+def _condition(mount: Mount) -> VolumeCondition:
+    """Of a mount that answers."""
+    if mount.ours and ended_by_others(Path(mount.mountpoint)):
+        return VolumeCondition(abnormal=True, message="the session was ended by others: nothing can be changed")
+    return VolumeCondition(abnormal=False, message="ok")
 
 
 def _target(path: str) -> str:
