@@ -37,14 +37,14 @@ def timed_demo(machine: FreshMachine, user: str) -> str:
 
 def try_the_demo(machine: FreshMachine, user: str) -> None:
     """Both are mounted, share what is written, survive a second `./dev demo`, and end with `./dev demo-stop`."""
-    machine.run_as(user, "cp -r s3vfs demo/a/ && sleep 0.2 && diff -r s3vfs demo/b/s3vfs")
+    machine.run_as(user, "cp -r docs demo/a/ && sleep 0.2 && diff -r docs demo/b/docs")
     assert '"sessions"' in machine.run_as(user, ".venv/bin/s3vfs status --json demo/a").stdout
     again = timed_demo(machine, user)
     assert "demo/a is mounted already." in again
     assert machine.run_as(user, "./dev demo-stop").stdout.count("is unmounted") == 2
     assert machine.run("grep", "-c", "fuse.s3vfs", "/proc/self/mountinfo", check=False).stdout == "0\n"
     assert "written on a" in timed_demo(machine, user)
-    machine.run_as(user, "diff -r s3vfs demo/b/s3vfs && ./dev demo-stop")
+    machine.run_as(user, "diff -r docs demo/b/docs && ./dev demo-stop")
 
 
 def test_root_types_one_line(machine: FreshMachine) -> None:
