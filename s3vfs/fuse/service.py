@@ -126,10 +126,10 @@ class Service:
         try:
             await self._contents.publish_all()
         except S3vfsError as error:
-            pending = self.pending()
-            left = f"{pending['pending_bytes']} bytes of {pending['pending_files']} files"
+            if self._session.fenced:
+                raise self._ended_by_others(error) from error
             raise Unpublished(
-                f"{left} are not in the bucket: {error}",
+                f"{self._left()} are not in the bucket: {error}",
                 hint=f"they are kept in {self._directory.path} and tried again",
             ) from error
 
@@ -137,9 +137,23 @@ class Service:
         try:
             await self.publish()
         except Unpublished as error:
+            if self._session.fenced:
+                raise
             raise Unpublished(
                 error.message, hint=f"mount again with the same cache to go on; they are kept in {self._directory.path}"
             ) from error
+
+    def _left(self) -> str:
+        pending = self.pending()
+        return f"{pending['pending_bytes']} bytes of {pending['pending_files']} files"
+
+    def _ended_by_others(self, error: S3vfsError) -> Unpublished:
+        """Nothing of this session goes on, neither now nor at the next mount: say where its bytes are."""
+        kept = self._session.status()["spilled"]
+        if self.pending()["pending_files"]:  # the local disk had no room for a copy
+            kept = [*kept, f"{self._directory.path} ({self._left()})"]
+        where = f"what was not published is kept in {', '.join(kept)}" if kept else "nothing was left unpublished"
+        return Unpublished(error.message, hint=f"{where}; mount again to go on working")
 
     def pending(self) -> dict[str, Any]:
         """What is not yet in the bucket."""
