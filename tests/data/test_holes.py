@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import trio.testing
 
 import s3vfs.data.publish
 from s3vfs.data import cloning
-from s3vfs.errors import PosixError, SessionFenced
-from s3vfs.namespace.ops import Clone, Config, Punch, Setattr, SetattrMask, Write
+from s3vfs.errors import PosixError, SessionFenced, StoreDenied
+from s3vfs.namespace.ops import AnyOp, Clone, Config, Punch, Setattr, SetattrMask, Write
+from s3vfs.namespace.verdict import Verdict
 from tests.data.double import Volume
 from tests.data.mount import QUICK, Mount, mounted
 
@@ -440,5 +442,38 @@ def test_an_extension_is_one_record_without_an_object(tmp_path: Path) -> None:
         assert not sizes  # that could shorten what others have extended
         inode = mount.volume.inode(ino)
         assert (inode.size, inode.allocated) == (1 << 60, 0)
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_hole_made_while_its_bytes_are_being_published(tmp_path: Path, refused: bool) -> None:
+    async def test(mount: Mount, ino: int) -> None:
+        contents = mount.contents
+        await contents.write(ino, 0, b"a" * 100)
+
+        async def publish() -> None:
+            with suppress(StoreDenied):
+                await contents.publish(ino)
+
+        async with trio.open_nursery() as nursery:
+            commit = mount.client.commit
+
+            async def punched(ops: Sequence[AnyOp]) -> list[Verdict]:
+                mount.client.commit = commit  # type: ignore[method-assign]
+                await contents.punch(ino, 10, 20)
+                if refused:
+                    raise StoreDenied("no")
+                return await commit(ops)
+
+            mount.client.commit = punched  # type: ignore[method-assign]
+            nursery.start_soon(publish)
+        for _ in range(2):
+            assert map_of(mount, ino, 100) == [(0, 10), (30, 100)]
+            assert await mount.whole(ino) == b"a" * 10 + bytes(20) + b"a" * 70
+            if contents.failure(ino) is not None:
+                contents.acknowledge(ino)
+            await contents.publish(ino)
+        assert mount.volume.inode(ino).allocated == 80
 
     run(tmp_path, test)
