@@ -5,10 +5,13 @@ and commits it through the journal. Errors are S3vfsError, ordinary ones PosixEr
 """
 
 from s3vfs.filesystem.contracts import (
+    TO_THE_END,
     Caller,
+    Conflict,
     FileContents,
     FilesystemSession,
     Found,
+    LockKind,
     NewAttributes,
     Statistics,
 )
@@ -17,11 +20,14 @@ from s3vfs.filesystem.ranges import Ranges
 from s3vfs.filesystem.xattrs import ExtendedAttributes
 
 __all__ = [
+    "TO_THE_END",
     "Caller",
+    "Conflict",
     "FileContents",
     "Filesystem",
     "FilesystemSession",
     "Found",
+    "LockKind",
     "NewAttributes",
     "Statistics",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from s3vfs.environment import Environment
@@ -116,6 +117,27 @@ class FileContents(Protocol):
     def opened(self, ino: int, writable: bool) -> None: ...
 
     def closed(self, ino: int, writable: bool) -> None: ...
+
+
+# The last byte of a range that reaches to the end, however far the file grows.
+TO_THE_END = 2**63 - 1
+
+
+class LockKind(IntEnum):
+    """What a lock call asks for. The numbers are Linux's F_RDLCK, F_WRLCK and F_UNLCK."""
+
+    SHARED = 0
+    EXCLUSIVE = 1
+    UNLOCK = 2
+
+
+class Conflict(NamedTuple):
+    """A lock in the way of another: bytes `start` to `end`, inclusive. `pid` 0: its holder is on another machine."""
+
+    start: int
+    end: int
+    exclusive: bool
+    pid: int
 
 
 class Caller(NamedTuple):
