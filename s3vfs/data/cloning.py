@@ -71,7 +71,7 @@ class Cloner:
         file.committing += 1
         foreign = working.foreign
         try:
-            (verdict,) = await self._session.commit([op])
+            (verdict,) = await self._session.send([op]).verdicts()
         finally:
             file.committing -= 1
         if not verdict.errno and working.foreign == foreign:

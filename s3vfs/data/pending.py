@@ -13,6 +13,20 @@ from s3vfs.data.ranges import RangeSet
 ENDLESS = 2**63 - 1
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one commit carries of the captured changes. `parts`: bytes; `holes`: those that are made; `cut`: the
+    truncate; `final`: all that the commits before it have not. `contents`: it changes bytes or size, so that it moves
+    the inode's version; `version` is that of before."""
+
+    parts: RangeSet
+    holes: RangeSet
+    cut: bool
+    final: bool
+    contents: bool
+    version: int
+
+
 @dataclass(slots=True)
 class Pending:
     """Unpublished changes since the last capture.
@@ -78,6 +92,18 @@ class Pending:
     def size_over(self, published: int) -> int:
         """The file's size, given the size underneath."""
         return max(published if self.low is None else self.low, self.end)
+
+    def settle(self, share: Share) -> None:
+        """These changes are in the journal."""
+        self.dirty.subtract(share.parts)
+        self.holes.subtract(share.holes)
+        if share.cut:
+            self.low = None
+        if share.final:
+            self.dirty.clear()
+            self.holes.clear()
+            self.low = self.mtime_ns = self.atime_ns = None
+            self.end = 0
 
     def followed_by(self, later: Pending) -> Pending:
         """This and then `later`, as one."""

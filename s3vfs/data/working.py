@@ -5,8 +5,13 @@ sparse file. Reading goes from the newest to the oldest: `pending` (not captured
 way), `valid` (own published bytes that nobody has changed since), and under them the extents of the inode.
 
 Crash matrix: bytes are written first, then the log entry, then the write is acknowledged; a kill between any two
-leaves acknowledged bytes dirty and others undecided, as POSIX allows. A publish compacts the log after its verdict; a
-kill before that is seen by the PUBLISHING entry (see rangelog).
+leaves acknowledged bytes dirty and others undecided, as POSIX allows. Each commit of a publish (bytes, truncate, times;
+regions that were uploaded early among them) is in the log, by its op number, before it can be in the journal; a publish
+compacts the log after its last verdict. So after a kill anywhere between, the session's row tells which commits took
+effect, and exactly the others are published. The same holds for a live daemon that has lost its patience: `undecided`
+commits keep the capture until the journal has told. Two doubts remain. A commit that is in the journal counts as
+accepted when the inode's version has moved; had it been refused (quota), and another client written to the file
+within the same moments, its bytes would be dropped. And an entry that the local disk did not take is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3vfs.data.pending import ENDLESS, Pending
+from s3vfs.data.delivery import Delivery
+from s3vfs.data.pending import ENDLESS, Pending, Share
 from s3vfs.data.punch import punch
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.data.ranges import RangeSet
@@ -43,7 +49,8 @@ class Region:
 @dataclass(slots=True)
 class WorkingFile:
     """`base_version`: the inode's version that the clean bytes belong to. `foreign`: counts contents changed by others.
-    `sums`: the checksums of regions that became objects of their own; they count where the region is `valid`."""
+    `sums`: the checksums of regions that became objects of their own; they count where the region is `valid`.
+    `undecided`: commits of `captured` whose fate is not known."""
 
     ino: int
     path: Path
@@ -59,6 +66,7 @@ class WorkingFile:
     run_start: int = 0
     last_end: int = -1
     foreign: int = 0
+    undecided: list[Delivery] = field(default_factory=list)
     fd: int = -1
     _logging: bool = False
     _made: bool = False
@@ -221,13 +229,14 @@ class WorkingFile:
         self.pending = Pending()
         return self.captured
 
-    def committed(self, parts: RangeSet, *, keep: bool) -> None:
-        """These captured bytes are in the journal. `keep`: they are the inode's present contents, so reading may go on
-        from here."""
+    def committed(self, share: Share, *, keep: bool) -> None:
+        """These captured changes are in the journal. `keep`: their bytes are the inode's present contents, so reading
+        may go on from here."""
         assert self.captured is not None
-        self.captured.dirty.subtract(parts)
+        self.captured.settle(share)
         if not keep:
             return
+        parts = share.parts.copy()
         parts.subtract(self.pending.dirty)
         parts.subtract(self.pending.holes)
         if self.pending.low is not None:
@@ -238,6 +247,7 @@ class WorkingFile:
         """The capture is over; what of it has not been committed is pending again. Raises OSError from the log; what is
         in memory is right then, and a restart publishes again what need not be."""
         assert self.captured is not None
+        assert not self.undecided
         rest = self.captured
         self.captured = None
         if rest:
@@ -269,8 +279,10 @@ class WorkingFile:
         return bytes(table)
 
     def discard(self) -> None:
-        """Forget all unpublished changes: the inode is gone."""
+        """Forget all unpublished changes: the inode is gone, or they are kept elsewhere. Not while it is published."""
         self.pending = Pending()
+        self.captured = None
+        self.undecided.clear()
         self.valid.clear()
         self.sums.clear()
         self.regions.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from s3vfs.data import cloning
 from s3vfs.errors import PosixError, SessionFenced, StoreDenied
 from s3vfs.namespace.ops import AnyOp, Clone, Config, Punch, Setattr, SetattrMask, Write
 from s3vfs.namespace.verdict import Verdict
-from tests.data.double import Volume
+from tests.data.double import Pledge, Volume
 from tests.data.mount import QUICK, Mount, mounted
 
 Test = Callable[[Mount, int], Awaitable[None]]
@@ -342,15 +342,15 @@ def test_a_source_that_others_shorten_meanwhile(tmp_path: Path) -> None:
         contents.opened(twin, True)
         await contents.write(ino, 0, b"a" * 100)
         await contents.publish(ino)
-        commit = mount.client.commit
+        send = mount.client.send
 
-        async def shortened(ops: object) -> object:
-            if any(isinstance(op, Clone) for op in ops):  # type: ignore[attr-defined]
-                mount.client.commit = commit  # type: ignore[method-assign]
+        def shortened(ops: Sequence[AnyOp]) -> Pledge:
+            if any(isinstance(op, Clone) for op in ops):
+                mount.client.send = send  # type: ignore[method-assign]
                 mount.client.foreign_size(ino, 30)
-            return await commit(ops)  # type: ignore[arg-type]
+            return send(ops)
 
-        mount.client.commit = shortened  # type: ignore[method-assign,assignment]
+        mount.client.send = shortened  # type: ignore[method-assign]
         assert await contents.clone(ino, 10, twin, 0, 90) == 20
         assert await mount.whole(twin) == b"a" * 20
 
@@ -456,18 +456,18 @@ def test_a_hole_made_while_its_bytes_are_being_published(tmp_path: Path, refused
             with suppress(StoreDenied):
                 await contents.publish(ino)
 
-        async with trio.open_nursery() as nursery:
-            commit = mount.client.commit
+        mount.client.refuse = StoreDenied("no") if refused else None
+        mount.client.send = lambda ops: Punching(mount.client, ops, 4711)  # type: ignore[method-assign]
 
-            async def punched(ops: Sequence[AnyOp]) -> list[Verdict]:
-                mount.client.commit = commit  # type: ignore[method-assign]
+        @dataclass(eq=False)
+        class Punching(Pledge):
+            async def verdicts(self) -> list[Verdict]:
                 await contents.punch(ino, 10, 20)
-                if refused:
-                    raise StoreDenied("no")
-                return await commit(ops)
+                return await super().verdicts()
 
-            mount.client.commit = punched  # type: ignore[method-assign]
-            nursery.start_soon(publish)
+        await publish()
+        del mount.client.send
+        mount.client.refuse = None
         for _ in range(2):
             assert map_of(mount, ino, 100) == [(0, 10), (30, 100)]
             assert await mount.whole(ino) == b"a" * 10 + bytes(20) + b"a" * 70
