@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 from s3vfs.data.ranges import RangeSet
 
 ENDLESS = 2**63 - 1
 
-# Holes of one commit, an op each; a record takes 10,000 (docs/format.md, 8), others want room in it.
-HOLES_IN_COMMIT = 1_000
-
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one commit carries of the captured changes. `parts`: bytes; `cut`: the truncate and the first
-    HOLES_IN_COMMIT holes; `final`: all that the commits before it have not. `contents`: it changes bytes or size, so
-    that it moves the inode's version; `version` is that of before."""
+    """What one commit carries of the captured changes. `parts`: bytes; `holes`: those that are made; `cut`: the
+    truncate; `final`: all that the commits before it have not. `contents`: it changes bytes or size, so that it moves
+    the inode's version; `version` is that of before."""
 
     parts: RangeSet
+    holes: RangeSet
     cut: bool
     final: bool
     contents: bool
@@ -96,22 +93,12 @@ class Pending:
         """The file's size, given the size underneath."""
         return max(published if self.low is None else self.low, self.end)
 
-    def first_holes(self) -> list[tuple[int, int]]:
-        """Those that the next commit with a cut carries."""
-        return list(islice(self.holes, HOLES_IN_COMMIT))
-
-    @property
-    def many_holes(self) -> bool:
-        """More than one commit carries."""
-        return len(self.holes) > HOLES_IN_COMMIT
-
     def settle(self, share: Share) -> None:
         """These changes are in the journal."""
         self.dirty.subtract(share.parts)
+        self.holes.subtract(share.holes)
         if share.cut:
             self.low = None
-            for start, end in self.first_holes():
-                self.holes.remove(start, end)
         if share.final:
             self.dirty.clear()
             self.holes.clear()

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 import trio
 
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 _REGIONS_IN_COMMIT = 64
 # Pieces of one parcel: bounds the WRITE op, about 40 bytes each.
 _PIECES_IN_PARCEL = 4_096
+# Holes of one commit, an op each; a record takes 10,000 (docs/format.md, 8), others want room in it.
+_HOLES_IN_COMMIT = 1_000
 
 Piece = tuple[int, int]  # [start, end) of the file
 
@@ -193,21 +196,19 @@ class Publisher:
         self._release(file)
 
     async def _send(self, file: WorkingFile, captured: Pending) -> None:
-        while captured.many_holes:
-            await self._send_cuts(file, captured)
+        while len(captured.holes) > _HOLES_IN_COMMIT:
+            share = self._share(file, captured, RangeSet(), final=False)
+            await self._commit(file, share, self._cuts(file, captured))
         regions, groups = divide(captured.dirty, self._sizes.object_bytes)
         one_commit = len(regions) <= _REGIONS_IN_COMMIT and len(groups) <= 1
         if not one_commit:
             for at in range(0, len(regions), _REGIONS_IN_COMMIT):
                 await self._send_regions(file, captured, regions[at : at + _REGIONS_IN_COMMIT])
-            await self._send_cuts(file, captured)
+            share = self._share(file, captured, RangeSet(), final=False)
+            await self._commit(file, share, self._cuts(file, captured))
             await gather(partial(self._send_last, file, captured, [], group, False) for group in groups[:-1])
             regions, groups = [], groups[-1:]
         await self._send_last(file, captured, regions, groups[0] if groups else [], True)
-
-    async def _send_cuts(self, file: WorkingFile, captured: Pending) -> None:
-        share = self._share(file, captured, RangeSet(), final=False)
-        await self._commit(file, share, self._cuts(file, captured))
 
     async def _upload_regions(self, file: WorkingFile, regions: Sequence[int]) -> dict[int, Uploaded]:
         placed: dict[int, Uploaded] = {}
@@ -271,11 +272,19 @@ class Publisher:
         self._remember(file, placed)
 
     def _share(self, file: WorkingFile, captured: Pending, parts: RangeSet, *, final: bool) -> Share:
+        cut = captured.low is not None
+        holes = self._next_holes(captured)
         with self._session.view() as txn:
-            inode = Rows(txn).inode(file.ino)
-        cut = captured.low is not None or bool(captured.holes)
+            rows = Rows(txn)
+            inode = rows.inode(file.ino)
+            bites = any(next(rows.extents(file.ino, start, end), None) is not None for start, end in holes)
         grows = final and inode is not None and captured.end > inode.size
-        return Share(parts, cut, final, bool(parts) or cut or grows, 0 if inode is None else inode.version)
+        contents = bool(parts) or cut or bites or grows
+        return Share(parts, holes, cut, final, contents, 0 if inode is None else inode.version)
+
+    @staticmethod
+    def _next_holes(captured: Pending) -> RangeSet:
+        return RangeSet(islice(captured.holes, _HOLES_IN_COMMIT))
 
     async def _commit(self, file: WorkingFile, share: Share, ops: Sequence[AnyOp]) -> None:
         if not ops:
@@ -356,7 +365,7 @@ class Publisher:
             mtime_ns = captured.mtime_ns or captured.ctime_ns
             mask = SetattrMask.SIZE | SetattrMask.MTIME
             ops.append(Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns))
-        for start, end in captured.first_holes():
+        for start, end in self._next_holes(captured):
             ops.append(Punch(file.ino, start, end - start, captured.ctime_ns))
         return ops
 

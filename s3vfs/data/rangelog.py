@@ -42,7 +42,7 @@ class _Kind(enum.IntEnum):
     CAPTURE = 4  # everything before this entry is what a publish is about to commit
     PUNCH = 6  # offset, length, mtime
     EXTEND = 7  # the least size, 0, mtime
-    PART = 8  # offset, length, 0: bytes that the next SENT carries
+    PART = 8  # offset, length, 1 for a hole: bytes that the next SENT carries
     SENT = 9  # incarnation, op number, version * 8 + flags: a commit of what was captured has been queued
 
 
@@ -151,9 +151,9 @@ class RangeLog:
 
     def sent(self, incarnation: int, number: int, share: Share) -> None:
         """A commit of what was captured is queued, and will be on its way soon. Its parts and itself in one write."""
-        parts = () if share.final else share.parts
+        parts = [] if share.final else [(*part, 0) for part in share.parts] + [(*hole, 1) for hole in share.holes]
         flags = _CUT * share.cut | _FINAL * share.final | _CONTENTS * share.contents
-        entries = [_encode(_Kind.PART, start, end - start, 0) for start, end in parts]
+        entries = [_encode(_Kind.PART, start, end - start, hole) for start, end, hole in parts]
         entries.append(_encode(_Kind.SENT, incarnation, number, share.version << 3 | flags))
         os.pwrite(self._fd, b"".join(entries), self._at)
         self._at += len(entries) * ENTRY_BYTES
@@ -198,7 +198,7 @@ def replay(path: Path, boot_id: str) -> Replayed | None:
         return None
     same_boot = boot == xxhash.xxh3_128_digest(boot_id.encode())
     found = Replayed(ino, base_version, same_boot, Pending(), Pending(), [])
-    parts = RangeSet()
+    parts, holes = RangeSet(), RangeSet()
     for at in range(HEADER_BYTES, len(raw) - ENTRY_BYTES + 1, ENTRY_BYTES):
         body = raw[at + _ENTRY_CHECK.size : at + ENTRY_BYTES]
         if _ENTRY_CHECK.unpack_from(raw, at)[0] != xxhash.xxh32_intdigest(body):
@@ -209,11 +209,11 @@ def replay(path: Path, boot_id: str) -> Replayed | None:
             found.captured, found.later = found.captured.followed_by(found.later), Pending()
             found.sent.clear()
         elif kind == _Kind.PART:
-            parts.add(first, first + second)
+            (holes if third else parts).add(first, first + second)
         elif kind == _Kind.SENT:
             cut, final, contents = (bool(third & flag) for flag in (_CUT, _FINAL, _CONTENTS))
-            found.sent.append((first, second, Share(parts, cut, final, contents, third >> 3)))
-            parts = RangeSet()
+            found.sent.append((first, second, Share(parts, holes, cut, final, contents, third >> 3)))
+            parts, holes = RangeSet(), RangeSet()
         else:
             _enact(found.later, kind, first, second, third)
     return found

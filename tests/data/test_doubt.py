@@ -253,3 +253,31 @@ def test_bytes_of_a_session_that_is_not_ours_any_more_are_spilled(tmp_path: Path
         assert "the session that has them was ended" in (kept / "about.json").read_text()
 
     run(main)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+def test_holes_that_were_in_the_journal_when_the_daemon_was_killed_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int
+) -> None:
+    monkeypatch.setattr(publish, "_HOLES_IN_COMMIT", 2)
+
+    async def change(mount: Mount) -> None:
+        for start in range(0, 60, 10):
+            await mount.contents.punch(ino, start, 5)
+
+    async def main() -> None:
+        async with mounted(volume, tmp_path / "b") as other:
+            await write(other, ino, 0, b"a" * 60)
+        await killed_in_publish(volume, tmp_path / "a", ino, change, answers=answers)
+        made = 2 * (answers + 1)
+        assert volume.inode(ino).allocated == 60 - 5 * made
+        async with mounted(volume, tmp_path / "b") as other:
+            await write(other, ino, 0, b"b" * 60)
+        async with mounted(volume, tmp_path / "a") as again:
+            await again.contents.publish_all()
+            want = b"b" * 10 * made + (bytes(5) + b"b" * 5) * (6 - made)
+            assert await again.whole(ino) == want
+
+    volume = Volume()
+    ino = volume.make_file()
+    run(main)

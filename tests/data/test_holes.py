@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-import s3vfs.data.pending
+import s3vfs.data.publish
 from s3vfs.data import cloning
-from s3vfs.errors import PosixError, SessionFenced
+from s3vfs.errors import PosixError, SessionFenced, StoreDenied
 from s3vfs.namespace.ops import AnyOp, Clone, Config, Punch, Setattr, SetattrMask, Write
+from s3vfs.namespace.verdict import Verdict
 from tests.data.double import Pledge, Volume
 from tests.data.mount import QUICK, Mount, mounted
 
@@ -173,7 +175,7 @@ def test_times_after_a_hole(tmp_path: Path, order: str) -> None:
 
 
 def test_thousands_of_holes_leave_in_records_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3vfs.data.pending, "HOLES_IN_COMMIT", 10)
+    monkeypatch.setattr(s3vfs.data.publish, "_HOLES_IN_COMMIT", 10)
 
     async def test(mount: Mount, ino: int) -> None:
         contents = mount.contents
@@ -440,5 +442,38 @@ def test_an_extension_is_one_record_without_an_object(tmp_path: Path) -> None:
         assert not sizes  # that could shorten what others have extended
         inode = mount.volume.inode(ino)
         assert (inode.size, inode.allocated) == (1 << 60, 0)
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_hole_made_while_its_bytes_are_being_published(tmp_path: Path, refused: bool) -> None:
+    async def test(mount: Mount, ino: int) -> None:
+        contents = mount.contents
+        await contents.write(ino, 0, b"a" * 100)
+
+        async def publish() -> None:
+            with suppress(StoreDenied):
+                await contents.publish(ino)
+
+        mount.client.refuse = StoreDenied("no") if refused else None
+        mount.client.send = lambda ops: Punching(mount.client, ops, 4711)  # type: ignore[method-assign]
+
+        @dataclass(eq=False)
+        class Punching(Pledge):
+            async def verdicts(self) -> list[Verdict]:
+                await contents.punch(ino, 10, 20)
+                return await super().verdicts()
+
+        await publish()
+        del mount.client.send
+        mount.client.refuse = None
+        for _ in range(2):
+            assert map_of(mount, ino, 100) == [(0, 10), (30, 100)]
+            assert await mount.whole(ino) == b"a" * 10 + bytes(20) + b"a" * 70
+            if contents.failure(ino) is not None:
+                contents.acknowledge(ino)
+            await contents.publish(ino)
+        assert mount.volume.inode(ino).allocated == 80
 
     run(tmp_path, test)
