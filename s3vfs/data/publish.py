@@ -291,12 +291,12 @@ class Publisher:
         """The observed truncate, unless a commit of this publish has carried it already."""
         if captured.low is None:
             return []
-        mtime_ns = captured.mtime_ns or captured.ctime_ns
+        mtime_ns = captured.ctime_ns if captured.mtime_ns is None else captured.mtime_ns
         mask = SetattrMask.SIZE | SetattrMask.MTIME
         return [Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns)]
 
     def _write(self, file: WorkingFile, captured: Pending, extents: Sequence[ExtentWrite], size: int) -> Write:
-        mtime_ns = captured.mtime_ns or captured.ctime_ns
+        mtime_ns = captured.ctime_ns if captured.mtime_ns is None else captured.mtime_ns
         return Write(file.ino, tuple(extents), size, mtime_ns, captured.ctime_ns)
 
     def _times(self, file: WorkingFile, captured: Pending, *, written: bool) -> list[AnyOp]:
