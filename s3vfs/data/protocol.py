@@ -24,6 +24,24 @@ from s3vfs.objects.protocol import Store
 MIB = 1024 * 1024
 
 
+class Pledge(Protocol):
+    """Ops on their way into the journal, all of one group."""
+
+    @property
+    def number(self) -> int:
+        """The number of the last op: once that is in the journal, all are."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether asking again can tell no more."""
+        ...
+
+    async def verdicts(self) -> list[Verdict]:
+        """As `commit`. May be asked again after StoreUnreachable or a cancellation."""
+        ...
+
+
 class DataSession(Protocol):
     """The part of a session that file contents live on."""
 
@@ -37,8 +55,21 @@ class DataSession(Protocol):
         """Base and overlay. Synchronous use, never across an await."""
         ...
 
-    async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
-        """One group, in order; returns after its record is applied. Raises SessionFenced, ReadOnly, StoreError."""
+    @property
+    def incarnation(self) -> int: ...
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this session is the one that an earlier process here was (R13)."""
+        ...
+
+    def send(self, ops: Sequence[AnyOp]) -> Pledge:
+        """Queue one group, in order; it is not on its way before the next checkpoint. Raises SessionFenced, ReadOnly;
+        asking for its verdicts raises those, and StoreUnreachable when its fate is not known in time."""
+        ...
+
+    def landed(self, incarnation: int, number: int) -> bool:
+        """Whether op `number` that this session sent as `incarnation` is in the journal, whatever its verdict."""
         ...
 
     async def fresh(self, within_s: float | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from s3vfs.environment import Environment
@@ -79,6 +80,27 @@ class FileContents(Protocol):
         """On the working file; it is in the journal after `publish`."""
         ...
 
+    async def punch(self, ino: int, offset: int, length: int) -> None:
+        """Zeros without space, as far as the file reaches; in the journal after `publish`."""
+        ...
+
+    async def extend(self, ino: int, size: int) -> None:
+        """At least so long; in the journal after `publish`."""
+        ...
+
+    async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
+        """Share extents of two open inodes, or of one whose ranges do not overlap: in the journal on return. The bytes
+        that were shared: fewer at the source's end or after very many extents."""
+        ...
+
+    def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
+        """The next data or hole from `offset` on; None outside the file and behind the last data."""
+        ...
+
+    def data_bytes(self, ino: int, start: int, end: int) -> int:
+        """How many bytes of [start, end) take space."""
+        ...
+
     def attributes(self, ino: int, inode: Inode) -> Inode:
         """`inode` with size and times of the working file, where there is one."""
         ...
@@ -95,6 +117,27 @@ class FileContents(Protocol):
     def opened(self, ino: int, writable: bool) -> None: ...
 
     def closed(self, ino: int, writable: bool) -> None: ...
+
+
+# The last byte of a range that reaches to the end, however far the file grows.
+TO_THE_END = 2**63 - 1
+
+
+class LockKind(IntEnum):
+    """What a lock call asks for. The numbers are Linux's F_RDLCK, F_WRLCK and F_UNLCK."""
+
+    SHARED = 0
+    EXCLUSIVE = 1
+    UNLOCK = 2
+
+
+class Conflict(NamedTuple):
+    """A lock in the way of another: bytes `start` to `end`, inclusive. `pid` 0: its holder is on another machine."""
+
+    start: int
+    end: int
+    exclusive: bool
+    pid: int
 
 
 class Caller(NamedTuple):

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Callable, Collection
 
 from s3vfs.errors import PosixError, ReadOnly
-from s3vfs.filesystem.contracts import FileContents, FilesystemSession, Found
 from s3vfs.filesystem.callers import supplementary_groups
+from s3vfs.filesystem.contracts import FileContents, FilesystemSession, Found
 from s3vfs.filesystem.orphans import Orphans
 from s3vfs.namespace.apply import apply_op
 from s3vfs.namespace.ops import AnyOp, NumberedOp

@@ -24,6 +24,7 @@ class FileHandle:
     """One open file description. `privileges_settled`: setuid and setgid have been looked after since it was opened."""
 
     ino: int
+    readable: bool
     writable: bool
     appends: bool
     caller: Caller
@@ -81,6 +82,7 @@ class Files(Names, Attributes):
         self._last_handle += 1
         self._files[self._last_handle] = FileHandle(
             ino=ino,
+            readable=flags & os.O_ACCMODE != os.O_WRONLY,
             writable=writable,
             appends=bool(flags & os.O_APPEND) and writable,
             caller=caller,

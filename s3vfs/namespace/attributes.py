@@ -1,7 +1,7 @@
 """SETATTR and extended attributes.
 
-What POSIX asks of chmod, chown, utimensat, truncate and setfacl in one op. The kernel decides who may; here is only what
-follows. Clearing setuid and setgid before a *write* is its author's, who alone knows whose it is: a SETATTR with
+What POSIX asks of chmod, chown, utimensat, truncate and setfacl in one op. The kernel decides who may; here is only
+what follows. Clearing setuid and setgid before a *write* is its author's, who alone knows whose it is: a SETATTR with
 PRIVILEGES. File capabilities end with every write, whoever writes.
 """
 

@@ -28,13 +28,16 @@ _FORMAT = 1
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who a session is. `settled`: the journal has accepted this incarnation; else it may or may not be there, and
-    then `number`, the last op number of the record that asked for it, tells our attempt from a stranger's."""
+    then `number`, the last op number of the record that asked for it, tells our attempt from a stranger's. `former`:
+    (incarnation, last op number that is in the journal) of those before, oldest first: the journal forgets it when the
+    next one takes over."""
 
     sid: int
     incarnation: int
     boot_id: str
     number: int
     settled: bool
+    former: tuple[tuple[int, int], ...] = ()
 
 
 class SessionDirectory:
@@ -81,6 +84,7 @@ class SessionDirectory:
                 str(fields["boot_id"]),
                 int(fields["number"]),
                 bool(fields["settled"]),
+                tuple((int(incarnation), int(last)) for incarnation, last in fields.get("former", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise SessionError(
@@ -97,6 +101,7 @@ class SessionDirectory:
             "boot_id": identity.boot_id,
             "number": identity.number,
             "settled": identity.settled,
+            "former": identity.former,
         }
         fresh = self._identity_path.with_suffix(".new")
         with open(fresh, "w") as file:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from s3vfs.namespace import acl
 from s3vfs.namespace.acl import GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, Entry
-from s3vfs.namespace.ops import XATTR_DROP_SETGID, Removexattr, SetattrMask, Setxattr
+from s3vfs.namespace.ops import XATTR_DROP_SETGID, Removexattr, Rmdir, SetattrMask, Setxattr
 from tests.namespace.test_attributes import setattr_op
 from tests.namespace.volumes import TestVolume, create, write
 
@@ -209,7 +209,7 @@ def test_without_a_default_acl_the_umask_counts(volume: TestVolume) -> None:
 
 def test_acls_leave_with_their_directory(volume: TestVolume) -> None:
     volume.ok(set_acl(17, rich()), set_acl(17, rich(), acl.DEFAULT))
-    volume.rmdir_d()
+    volume.ok(Rmdir(1, b"d", 17, 0, 5))
     assert list(volume.rows.xattr_names(17)) == []
     volume.sound()
 

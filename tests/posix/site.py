@@ -1,7 +1,7 @@
 """Where a case runs, what it may call, and what it notes down for the comparison.
 
-A case never states what is right: it makes calls and notes results, errnos, attributes and which times moved. It runs on
-a local directory first, then on a mount, and the two lists of notes must be equal. With a second mount of the same
+A case never states what is right: it makes calls and notes results, errnos, attributes and which times moved. It runs
+on a local directory first, then on a mount, and the two lists of notes must be equal. With a second mount of the same
 volume, everything that a case looks at must also be seen there, to the nanosecond.
 """
 
@@ -297,7 +297,7 @@ def _short(arguments: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(kept)
 
 
-# -- the cases ----------------------------------------------------------------------------------------------------------
+# -- the cases --------------------------------------------------------------------------------------------------------
 
 Case = Callable[[Site], None]
 
