@@ -362,7 +362,7 @@ class Publisher:
         """The observed truncate and the next holes, unless a commit of this publish has carried them already."""
         ops: list[AnyOp] = []
         if captured.low is not None:
-            mtime_ns = captured.mtime_ns or captured.ctime_ns
+            mtime_ns = captured.ctime_ns if captured.mtime_ns is None else captured.mtime_ns
             mask = SetattrMask.SIZE | SetattrMask.MTIME
             ops.append(Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns))
         for start, end in self._next_holes(captured):
@@ -370,7 +370,7 @@ class Publisher:
         return ops
 
     def _write(self, file: WorkingFile, captured: Pending, extents: Sequence[ExtentWrite], size: int) -> Write:
-        mtime_ns = captured.mtime_ns or captured.ctime_ns
+        mtime_ns = captured.ctime_ns if captured.mtime_ns is None else captured.mtime_ns
         return Write(file.ino, tuple(extents), size, mtime_ns, captured.ctime_ns)
 
     def _times(self, file: WorkingFile, captured: Pending, *, written: bool) -> list[AnyOp]:

@@ -25,14 +25,15 @@ import xxhash
 from s3vfs.data.pending import Pending, Share
 from s3vfs.data.ranges import RangeSet
 
-_MAGIC = b"S3VFSWL1"
+_MAGIC = b"S3VFSWL2"
 _HEAD = struct.Struct(">8sQQ16s")
 _CHECK = struct.Struct(">Q")
 _ENTRY = struct.Struct(">IQQQ")
 _ENTRY_CHECK = struct.Struct(">I")
 HEADER_BYTES = 64
 ENTRY_BYTES = 32
-_UNSET = 2**64 - 1
+_UNSET = -(2**63)  # no time that a row can carry
+_MASK = 2**64 - 1  # times may lie before 1970: they are kept as signed numbers
 
 
 class _Kind(enum.IntEnum):
@@ -184,7 +185,7 @@ def _entries(pending: Pending) -> Iterator[bytes]:
 def _times(pending: Pending) -> bytes:
     atime = _UNSET if pending.atime_ns is None else pending.atime_ns
     mtime = _UNSET if pending.mtime_ns is None else pending.mtime_ns
-    return _encode(_Kind.TIMES, atime, mtime, pending.ctime_ns)
+    return _encode(_Kind.TIMES, atime & _MASK, mtime & _MASK, pending.ctime_ns)
 
 
 def replay(path: Path, boot_id: str) -> Replayed | None:
@@ -229,6 +230,9 @@ def _enact(layer: Pending, kind: int, first: int, second: int, third: int) -> No
     elif kind == _Kind.EXTEND:
         layer.extend(first, third)
     elif kind == _Kind.TIMES:
-        atime = None if first == _UNSET else first
-        mtime = None if second == _UNSET else second
-        layer.set_times(atime, mtime, third)
+        layer.set_times(_time(first), _time(second), third)
+
+
+def _time(logged: int) -> int | None:
+    time_ns = logged - (_MASK + 1) if logged >> 63 else logged
+    return None if time_ns == _UNSET else time_ns
