@@ -15,6 +15,7 @@ from typing import Protocol
 import xxhash
 
 from s3vfs.environment import Environment
+from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp
 from s3vfs.namespace.transaction import ReadTransaction
@@ -61,6 +62,10 @@ class DataSession(Protocol):
     @property
     def resumed(self) -> bool:
         """Whether this session is the one that an earlier process here was (R13)."""
+        ...
+
+    def refusal(self) -> S3vfsError | None:
+        """Why nothing can be committed any more: SessionFenced or ReadOnly; None while it can."""
         ...
 
     def send(self, ops: Sequence[AnyOp]) -> Pledge:
