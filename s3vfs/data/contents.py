@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +24,12 @@ from s3vfs.data.cache import Cache
 from s3vfs.data.cloning import Cloner
 from s3vfs.data.failures import again, local_disk
 from s3vfs.data.fetch import DamagedSector, Fetcher
-from s3vfs.data.layout import Part, Unit, resolve
+from s3vfs.data.layout import Part, resolve
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
 from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
 from s3vfs.data.publish import Publisher
-from s3vfs.data.readahead import Readahead
+from s3vfs.data.readahead import Pool, Readahead
 from s3vfs.data.room import Room
 from s3vfs.data.upkeep import Upkeep
 from s3vfs.data.upload import Uploader
@@ -71,6 +70,7 @@ class Contents:
         self._files: dict[int, OpenFile] = {}
         self.cache = cache
         self.fetcher = Fetcher(session, cache, sizes, limits)
+        self._ahead = Pool(lambda: self.fetcher.room_bytes)
         self.uploader = Uploader(session, sizes, limits, cache.store_object)
         self.packer = Packer(session, self.uploader, sizes.object_bytes)
         self._publisher = Publisher(session, sizes, limits, self.uploader, self.packer, trio.current_time)
@@ -124,7 +124,7 @@ class Contents:
 
     def readahead(self) -> Readahead:
         """A new handle's state."""
-        return Readahead(self._limits.readahead_first_bytes, self._limits.readahead_most_bytes)
+        return Readahead(self._limits.readahead_first_bytes, self._limits.readahead_most_bytes, self._ahead)
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -453,14 +453,11 @@ class Contents:
     def _read_ahead(self, file: OpenFile | None, ino: int, readahead: Readahead, offset: int, end: int) -> None:
         first, last = readahead.advance(offset, end)
         if first < last:
-            self.fetcher.begin([unit for unit in self._units(file, ino, first, last) if not self.cache.knows(unit)])
-
-    def _units(self, file: OpenFile | None, ino: int, first: int, last: int) -> Iterator[Unit]:
-        seen: set[Unit] = set()
-        for part, _ in self._plan(file, ino, first, last - first):
-            if part.unit is not None and part.unit not in seen:
-                seen.add(part.unit)
-                yield part.unit
+            parts = self._plan(file, ino, first, last - first)
+            planned = parts[-1][0].end if parts else first
+            readahead.end_of_file = planned if planned < last else None
+            units = dict.fromkeys(part.unit for part, _ in parts if part.unit is not None)
+            self.fetcher.begin([unit for unit in units if not self.cache.knows(unit)])
 
     # -- what others do -----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import xxhash
 
 from s3vfs.environment import Environment
+from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp
 from s3vfs.namespace.transaction import ReadTransaction
@@ -61,6 +62,10 @@ class DataSession(Protocol):
     @property
     def resumed(self) -> bool:
         """Whether this session is the one that an earlier process here was (R13)."""
+        ...
+
+    def refusal(self) -> S3vfsError | None:
+        """Why nothing can be committed any more: SessionFenced or ReadOnly; None while it can."""
         ...
 
     def send(self, ops: Sequence[AnyOp]) -> Pledge:
@@ -134,6 +139,11 @@ class Limits:
     # Readahead window of one handle, first and largest.
     readahead_first_bytes: int = MIB
     readahead_most_bytes: int = 32 * MIB
+    # Bytes fetched ahead of all readers together: what the fetches under way bring within about a second.
+    ahead_bytes: int = 128 * MIB
+    # Sectors that the cache disk did not take, kept in memory for the reader who comes back for their other half, or
+    # comes to what was fetched ahead. Readahead has no more room than this while the cache takes nothing.
+    spare_bytes: int = 32 * MIB
     # Local reads and writes up to this size are done in place: a memory copy is shorter than a change of threads.
     inline_bytes: int = 256 * 1024
 

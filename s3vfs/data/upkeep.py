@@ -74,6 +74,10 @@ class Upkeep:
         """Raises SessionFenced when nothing of this mount can be committed any more: handles give EIO."""
         if self._fenced is not None:
             raise SessionFenced(self._fenced.message, hint=self._fenced.hint)
+        refusal = self._session.refusal()
+        if isinstance(refusal, SessionFenced):
+            self.wake()
+            raise refusal
 
     def wake(self) -> None:
         """There are unpublished changes."""
@@ -183,6 +187,10 @@ class Upkeep:
                 continue
             hurry, self._hurry = self._hurry or self._crowded(), False
             now_s = trio.current_time()
+            refusal = self._session.refusal()
+            if isinstance(refusal, SessionFenced) and self._fenced is None:
+                self._fenced = refusal
+                await self._give_up_all(refusal)
             if self._fenced is None:
                 for file in dirty:
                     self.settled(file)

@@ -37,6 +37,8 @@ def limits_for(memory_bytes: int, object_bytes: int, io_timeout_s: float) -> Lim
     return Limits(
         uploads=max(2, min(16, memory_bytes // (10 * object_bytes))),
         fetches=max(2, min(32, memory_bytes // (64 * MIB))),
+        ahead_bytes=memory_bytes // 4,
+        spare_bytes=memory_bytes // 16,
         io_timeout_s=io_timeout_s,
     )
 

@@ -129,6 +129,10 @@ class Registrar:
         if row is None:
             return None
         ours = row.incarnation == identity.incarnation and (identity.settled or row.last_op == identity.number)
+        if ours and row.last_op > identity.sent and identity.boot_id == self._environment.boot_id:
+            # The journal has ops of this incarnation that were never sent from here: this directory is an older copy,
+            # and what its working files hold may have been published, and replaced, long ago.
+            return None
         # An attempt that never reached the journal is as if it had not been made.
         not_there = not identity.settled and row.incarnation == identity.incarnation - 1
         if not (ours or not_there):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -250,7 +251,8 @@ class Session:
         self.resumed, self._former = office.resumed, office.former
         row = self.base.row
         assert row is not None
-        self._pipeline = Pipeline(self.base, self._appender, office.first_number)
+        note_sent = partial(self._directory.note_sent, office.sid, office.incarnation)
+        self._pipeline = Pipeline(self.base, self._appender, office.first_number, note_sent)
         self._inodes = InodeNumbers(self._pipeline, row)
         self._presence = Presence(self.store.control, office.sid, office.incarnation, self.options.label)
         found_low = await self._presence.found_low() if office.resumed else None

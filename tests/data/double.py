@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import trio
 
 from s3vfs.environment import Environment
-from s3vfs.errors import S3vfsError, StoreUnreachable
+from s3vfs.errors import S3vfsError, SessionFenced, StoreUnreachable
 from s3vfs.namespace.apply import apply_op
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.dictionary import DictTransaction
@@ -169,6 +169,9 @@ class Client:
     @contextmanager
     def pin(self) -> Iterator[int]:
         yield self.volume.seq
+
+    def refusal(self) -> S3vfsError | None:
+        return self.refuse if isinstance(self.refuse, SessionFenced) else None
 
     def send(self, ops: Sequence[AnyOp]) -> Pledge:
         return Pledge(self, ops, next(self.volume.numbers))

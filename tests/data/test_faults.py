@@ -20,7 +20,7 @@ from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
 from s3vfs.objects.runner import InlineRunner
 from tests.data.double import Volume
-from tests.data.mount import QUICK, Mount, mounted
+from tests.data.mount import QUICK, Mount, mounted, until
 
 _Args = TypeVarTuple("_Args")
 _Result = TypeVar("_Result")
@@ -389,6 +389,7 @@ def test_a_write_that_meets_the_end_of_the_session_fails_or_is_spilled(tmp_path:
                     nursery.start_soon(call)
                     await trio.testing.wait_all_tasks_blocked()
                 disk.gate.set()
+            await until(lambda: list((tmp_path / "spill").glob("*/about.json")))
             spilled = [path.read_bytes() for path in (tmp_path / "spill").glob("*/bytes")]
             assert spilled[0][:10] == b"a" * 10
             assert not acknowledged or any(data[100:] == b"b" * length for data in spilled)

@@ -128,14 +128,44 @@ def test_the_next_life_knows_which_ops_of_a_former_one_took_effect(tmp_path: Pat
     run(tmp_path, main)
 
 
+def test_an_older_copy_of_the_directory_is_not_taken_up_although_its_incarnation_is_in_office(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        copies: list[dict[Path, bytes]] = []
+
+        def copy() -> None:
+            folder = next(tmp_path.rglob("session.json")).parent
+            copies.append({path: path.read_bytes() for path in (folder / "session.json", folder / "sent")})
+
+        async def work(session: Session) -> None:
+            await session.commit([create(session, b"before")])
+            copy()
+            await session.commit([create(session, b"after")])
+            copy()
+
+        async def restored(number: int) -> tuple[int, bool]:
+            for path, data in copies[number].items():
+                path.write_bytes(data)
+            async with client.mount() as session:
+                return session.sid, session.resumed
+
+        sid = await crash_after(client, work)
+        fresh, resumed = await restored(0)
+        assert not resumed
+        assert fresh != sid
+        assert await restored(1) == (sid, True)
+
+    run(tmp_path, main)
+
+
 def test_an_attempt_of_a_copy_is_not_taken_for_our_own(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
         sid = await crash_after(client, nothing)
+        old = identity_of(tmp_path)
         script.add(Rule(Fault(Failure.BEFORE), PUT, "journal/", times=None))
         await mount_and_die_at_once(client)
         # Another copy of the same directory, from before that attempt, becomes incarnation 2.
-        old = identity_of(tmp_path) | {"incarnation": 1, "settled": True}
         clone = Client(place.bucket.open("v"), tmp_path / "clone", 3001, replica=client.replica.copy())
         place_identity(tmp_path, tmp_path / "clone", old)
         async with clone.mount() as taken:
