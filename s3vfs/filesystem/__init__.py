@@ -16,7 +16,7 @@ from s3vfs.filesystem.contracts import (
     Statistics,
 )
 from s3vfs.filesystem.directories import Directories
-from s3vfs.filesystem.files import Files
+from s3vfs.filesystem.locks import Locks
 from s3vfs.filesystem.xattrs import ExtendedAttributes
 
 __all__ = [
@@ -33,6 +33,6 @@ __all__ = [
 ]
 
 
-class Filesystem(Files, Directories, ExtendedAttributes):
-    """The whole: names, attributes, files, directories, extended attributes. `keep_orphans` runs beside the
+class Filesystem(Locks, Directories, ExtendedAttributes):
+    """The whole: names, attributes, files, locks, directories, extended attributes. `keep_orphans` runs beside the
     calls."""
