@@ -22,6 +22,9 @@ from s3vfs.namespace.verdict import Verdict
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from s3vfs.session.eviction import Committed
+    from s3vfs.session.pipeline import Group
+
 
 class FilesystemSession(Protocol):
     """The part of a session that POSIX calls live on."""
@@ -49,6 +52,23 @@ class FilesystemSession(Protocol):
 
     async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
         """Enqueues before its first checkpoint; returns after the record with all of `ops` has been applied."""
+        ...
+
+    def enqueue(self, ops: Sequence[AnyOp]) -> Group:
+        """The first half of `commit`, without a checkpoint. Raises SessionFenced, ReadOnly."""
+        ...
+
+    async def wait(self, group: Group) -> Committed:
+        """The second half, with the seq of the record. After StoreUnreachable the ops may still take effect; cancelling
+        gives up waiting only."""
+        ...
+
+    async def evict(self, sid: int, *, wait_s: float) -> bool:
+        """End another session that answers no challenge within `wait_s`. False: it does, or there is none."""
+        ...
+
+    def look_every(self, who: object, interval_s: float | None) -> None:
+        """From now on `who` needs a look at the journal at least that often; None: no longer."""
         ...
 
     def take_ino(self) -> int | None:

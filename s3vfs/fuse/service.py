@@ -190,6 +190,7 @@ class Service:
                 "path": str(self._cache.folder),
                 "limit_bytes": self._settings.cache_size_bytes,
             },
+            "locks": self._filesystem.lock_status(),
             "session": session,
             "contents": contents,
         }

@@ -16,7 +16,8 @@ _TWO_U64 = struct.Struct(">QQ")
 class Changes:
     """Inodes and names whose rows changed. `contents`: inodes whose extents did; they are in `inodes` too. `links`:
     (inode, directory, name) of links made or gone; whoever gave out a name for an inode learns here that it may no
-    longer hold. `acls`: inodes with an ACL made, changed or gone; they are in `inodes` too."""
+    longer hold. `acls`: inodes with an ACL made, changed or gone; they are in `inodes` too. `locks`: inodes whose locks
+    changed, or who waits for them; nothing else about them need have."""
 
     dentries: set[tuple[int, bytes]] = field(default_factory=set)
     links: set[tuple[int, int, bytes]] = field(default_factory=set)
@@ -24,6 +25,7 @@ class Changes:
     contents: set[int] = field(default_factory=set)
     orphans: set[int] = field(default_factory=set)
     acls: set[int] = field(default_factory=set)
+    locks: set[int] = field(default_factory=set)
 
 
 def changes_of(keys: Iterable[bytes]) -> Changes:
@@ -47,4 +49,6 @@ def changes_of(keys: Iterable[bytes]) -> Changes:
             changes.inodes.add(ino)
         elif tag == b"U":
             changes.orphans.add(_U64.unpack_from(key, 1)[0])
+        elif tag == b"K" or tag == b"W":
+            changes.locks.add(_U64.unpack_from(key, 1)[0])
     return changes

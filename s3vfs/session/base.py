@@ -72,6 +72,15 @@ class Base:
     def applied_seq(self) -> int:
         return self.replica.position.seq
 
+    @property
+    def features(self) -> int:
+        """What FEATURE ops have switched on; 0 while a checkpoint is loaded."""
+        if self.loading:
+            return 0
+        with self.read() as txn:
+            volume = Rows(txn).volume()
+        return 0 if volume is None else volume.features
+
     def offer(self, seq: int, data: bytes) -> None:
         """Apply `data` if it is the next record; nothing happens where `seq` is applied already or out of reach.
 

@@ -119,6 +119,10 @@ class Session:
         """The kernel has asked something and may cache the answer: the tail is read every 0.5 s for the next 30 s."""
         self.tail.touch()
 
+    def look_every(self, who: object, interval_s: float | None) -> None:
+        """From now on `who` needs a look at the tail at least that often; None: no longer."""
+        self.tail.look_every(who, interval_s)
+
     def listen(self, callback: Listener, *, reloaded: Callable[[], None] | None = None) -> None:
         """`callback(changes, own)` after each applied record, on the trio thread, without a checkpoint; `own`: the
         record was this session's. `reloaded()`: base was replaced as a whole, anything may have changed. They may not
