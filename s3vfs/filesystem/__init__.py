@@ -16,7 +16,8 @@ from s3vfs.filesystem.contracts import (
     Statistics,
 )
 from s3vfs.filesystem.directories import Directories
-from s3vfs.filesystem.files import Files
+from s3vfs.filesystem.locks import Locks
+from s3vfs.filesystem.ranges import Ranges
 from s3vfs.filesystem.xattrs import ExtendedAttributes
 
 __all__ = [
@@ -33,6 +34,6 @@ __all__ = [
 ]
 
 
-class Filesystem(Files, Directories, ExtendedAttributes):
-    """The whole: names, attributes, files, directories, extended attributes. `keep_orphans` runs beside the
-    calls."""
+class Filesystem(Locks, Ranges, Directories, ExtendedAttributes):
+    """The whole: names, attributes, files, their ranges and locks, directories, extended attributes. `keep_orphans`
+    runs beside the calls."""

@@ -10,7 +10,8 @@ from collections.abc import Collection
 from s3vfs.errors import PosixError
 from s3vfs.filesystem.contracts import Caller, Found, NewAttributes, Statistics
 from s3vfs.filesystem.core import ATTRIBUTES_WITHIN_S, Core
-from s3vfs.namespace.limits import NAME_MAX_BYTES
+from s3vfs.namespace.attributes import without_privileges
+from s3vfs.namespace.limits import INTEGER_MAX, NAME_MAX_BYTES
 from s3vfs.namespace.ops import AnyOp, Setattr, SetattrMask
 from s3vfs.namespace.rows import Inode, Rows
 
@@ -29,17 +30,17 @@ class Attributes(Core):
 
     async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:
         """Change attributes. A size set by handle is published with the handle's data (close-to-open); one set by path
-        has no close that would publish it, so it is published here."""
+        has no close that would publish it, so it is published here. Times beyond what can be kept become the nearest
+        that can."""
         self._require_writable()
-        mode = new.mode
+        privileges = new == NewAttributes()  # chown(2) to nobody in particular: all that it does is to take them away
         if new.size is not None:
-            if mode is None:
-                mode = self._mode_without_privileges(ino, caller)
+            privileges = new.mode is None and self._has_privileges(ino, caller)
             await self._truncate(ino, new.size, by_handle=by_handle)
-        atime_ns, mtime_ns = new.atime_ns, new.mtime_ns
+        atime_ns, mtime_ns = _representable(new.atime_ns), _representable(new.mtime_ns)
         if (atime_ns is not None or mtime_ns is not None) and self._contents.set_times(ino, atime_ns, mtime_ns):
             atime_ns = mtime_ns = None
-        await self._commit_attributes(ino, mode, new.uid, new.gid, atime_ns, mtime_ns)
+        await self._commit_attributes(ino, new.mode, new.uid, new.gid, atime_ns, mtime_ns, privileges=privileges)
         return self._look(ino)
 
     async def _truncate(self, ino: int, size: int, *, by_handle: bool) -> None:
@@ -67,8 +68,10 @@ class Attributes(Core):
         gid: int | None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        *,
+        privileges: bool = False,
     ) -> None:
-        mask = 0
+        mask = SetattrMask.PRIVILEGES if privileges else 0
         for bit, value in (
             (SetattrMask.MODE, mode),
             (SetattrMask.UID, uid),
@@ -88,16 +91,15 @@ class Attributes(Core):
 
         await self._commit(evaluate)
 
-    def _mode_without_privileges(self, ino: int, caller: Caller) -> int | None:
-        """The mode that a write or truncate by `caller` leaves, None where it stays as it is: setuid goes, and setgid
-        where the group may execute, unless root does it (the kernel leaves this to the file system,
-        FUSE_HANDLE_KILLPRIV)."""
+    def _has_privileges(self, ino: int, caller: Caller) -> bool:
+        """Whether a write or truncate by `caller` must take something away: setuid, and setgid where the group may
+        execute (the kernel leaves this to the file system, FUSE_HANDLE_KILLPRIV). Not root's, and root's writes leave
+        file capabilities to the op that publishes them."""
         if caller.uid == 0:
-            return None
+            return False
         with self._session.view() as txn:
             mode = self._inode(Rows(txn), ino).mode
-        kept = without_privileges(mode)
-        return None if kept == mode else stat.S_IMODE(kept)
+        return without_privileges(mode) != mode
 
     async def readlink(self, ino: int) -> bytes:
         with self._session.view() as txn:
@@ -128,12 +130,9 @@ class Attributes(Core):
         return Statistics(BLOCK_BYTES, total, total - used, inodes, inodes - usage.inodes, NAME_MAX_BYTES)
 
 
-def without_privileges(mode: int) -> int:
-    """`mode` after a write by someone who may not keep setuid and setgid."""
-    if not stat.S_ISREG(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+def _representable(time_ns: int | None) -> int | None:
+    """The nearest time that a row can carry: from 1677 to 2262."""
+    return None if time_ns is None else max(-INTEGER_MAX, min(time_ns, INTEGER_MAX))
 
 
 def permits(inode: Inode, mask: int, caller: Caller, groups: Collection[int]) -> bool:

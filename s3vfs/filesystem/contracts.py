@@ -22,6 +22,9 @@ from s3vfs.namespace.verdict import Verdict
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from s3vfs.session.eviction import Committed
+    from s3vfs.session.pipeline import Group
+
 
 class FilesystemSession(Protocol):
     """The part of a session that POSIX calls live on."""
@@ -51,6 +54,23 @@ class FilesystemSession(Protocol):
         """Enqueues before its first checkpoint; returns after the record with all of `ops` has been applied."""
         ...
 
+    def enqueue(self, ops: Sequence[AnyOp]) -> Group:
+        """The first half of `commit`, without a checkpoint. Raises SessionFenced, ReadOnly."""
+        ...
+
+    async def wait(self, group: Group) -> Committed:
+        """The second half, with the seq of the record. After StoreUnreachable the ops may still take effect; cancelling
+        gives up waiting only."""
+        ...
+
+    async def evict(self, sid: int, *, wait_s: float) -> bool:
+        """End another session that answers no challenge within `wait_s`. False: it does, or there is none."""
+        ...
+
+    def look_every(self, who: object, interval_s: float | None) -> None:
+        """From now on `who` needs a look at the journal at least that often; None: no longer."""
+        ...
+
     def take_ino(self) -> int | None:
         """A new inode number, to be enqueued in its CREATE before the next checkpoint; None: first `reserve_inos`."""
         ...
@@ -78,6 +98,27 @@ class FileContents(Protocol):
 
     async def truncate(self, ino: int, size: int) -> None:
         """On the working file; it is in the journal after `publish`."""
+        ...
+
+    async def punch(self, ino: int, offset: int, length: int) -> None:
+        """Zeros without space, as far as the file reaches; in the journal after `publish`."""
+        ...
+
+    async def extend(self, ino: int, size: int) -> None:
+        """At least so long; in the journal after `publish`."""
+        ...
+
+    async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
+        """Share extents of two open inodes, or of one whose ranges do not overlap: in the journal on return. The bytes
+        that were shared: fewer at the source's end or after very many extents."""
+        ...
+
+    def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
+        """The next data or hole from `offset` on; None outside the file and behind the last data."""
+        ...
+
+    def data_bytes(self, ino: int, start: int, end: int) -> int:
+        """How many bytes of [start, end) take space."""
         ...
 
     def attributes(self, ino: int, inode: Inode) -> Inode:

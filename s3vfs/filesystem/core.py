@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from s3vfs.errors import PosixError, ReadOnly
+from s3vfs.filesystem.callers import supplementary_groups
 from s3vfs.filesystem.contracts import FileContents, FilesystemSession, Found
 from s3vfs.filesystem.orphans import Orphans
 from s3vfs.namespace.apply import apply_op
@@ -33,7 +34,16 @@ class NeedsInodeNumber(Exception):
 class Core:
     """What all calls share. Every topic of `Filesystem` extends this."""
 
-    def __init__(self, session: FilesystemSession, contents: FileContents, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        session: FilesystemSession,
+        contents: FileContents,
+        *,
+        read_only: bool = False,
+        groups_of: Callable[[int], Collection[int]] = supplementary_groups,
+    ) -> None:
+        """`groups_of`: the supplementary groups of a thread."""
+        self._groups_of = groups_of
         self._session = session
         self._contents = contents
         self._read_only = read_only

@@ -62,7 +62,7 @@ class Names(Core):
             if ino is None:
                 raise NeedsInodeNumber
             made = ino
-            return Create(parent, name, ino, mode, caller.uid, caller.gid, rdev, target, time_ns)
+            return Create(parent, name, ino, mode, caller.uid, caller.gid, rdev, target, time_ns, caller.umask)
 
         await self._commit(evaluate)
         return self._look(made)
