@@ -16,9 +16,10 @@ import trio
 from s3vfs.errors import MountError
 from s3vfs.filesystem import Filesystem
 from s3vfs.fuse.extra_operations import ExtraOperations
+from s3vfs.fuse.handlers import BUILD_HINT, NoHandlers, native_handlers
 from s3vfs.fuse.invalidation import Invalidator
 from s3vfs.fuse.kernel import KernelCache
-from s3vfs.fuse.libfuse import interpose, missing, pyfuse3
+from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.fuse.mountinfo import mount_at, read_mounts
 from s3vfs.fuse.operations import Operations
 from s3vfs.fuse.options import MountOptions
@@ -92,27 +93,16 @@ async def serve(
 
 
 def _make_session(operations: Operations, extra: ExtraOperations, mountpoint: str, options: MountOptions) -> None:
-    """Mount, with the extension's handlers beside pyfuse3's. Without them the kernel would grant locks by itself, so
-    then nothing stays mounted."""
-    if interpose is None:
-        raise MountError(
-            f"cannot mount on {mountpoint}: the native extension is missing ({missing})",
-            hint="install gcc and libfuse3-dev, then install s3vfs again",
-        )
-    before = interpose.sessions()
-    interpose.install(extra.begin)
+    """Mount, with the extension's handlers beside pyfuse3's, or with handlers that refuse locks. With neither the
+    kernel would grant locks by itself, so then nothing stays mounted."""
     try:
-        pyfuse3.init(operations, mountpoint, options.as_fuse_options())
+        with native_handlers(extra.begin):
+            pyfuse3.init(operations, mountpoint, options.as_fuse_options())
     except RuntimeError as error:
         raise MountError(f"cannot mount on {mountpoint}: {error}", hint="the lines above say why") from None
-    finally:
-        interpose.install(None)
-    if interpose.sessions() == before:
+    except NoHandlers as error:
         pyfuse3.close(unmount=True)
-        raise MountError(
-            f"cannot mount on {mountpoint}: pyfuse3 does not use the native extension",
-            hint="install both again, for the same libfuse",
-        )
+        raise MountError(f"cannot mount on {mountpoint}: {error}", hint=BUILD_HINT) from None
 
 
 async def _run(
