@@ -398,6 +398,14 @@ def test_setxattr_arrives_with_its_flags(served: Served) -> None:
     assert notes[0]["uid"] == os.getuid()
 
 
+def test_the_kernel_does_not_ask_for_capabilities_before_every_write(served: Served) -> None:
+    with opened(served.path / "a") as descriptor:
+        for offset in range(20):
+            os.pwrite(descriptor, b"x", offset)
+    assert len(served.notes("write")) == 20
+    assert len(served.notes("getxattr")) <= 1
+
+
 # -- whatever the adapter does ----------------------------------------------------------------------------------------
 
 
