@@ -30,6 +30,8 @@ from s3vfs.session.pipeline import Group
 
 # No owner of this session: numbers of incarnations begin at 2^31.
 _NOBODY = 1
+# How long a call that was cancelled waits for its request to be withdrawn; the keeper goes on after that.
+_UNDO_S = 3.0
 
 
 class _Request(NamedTuple):
@@ -192,7 +194,9 @@ class Locks(Files):
             raise
         except BaseException:  # cancelled, or the bucket is silent: it must not be granted to nobody
             self._lock_counts["cancelled"] += 1
-            self._begin(owner, ino, partial(self._undo, request))
+            undone = self._begin(owner, ino, partial(self._undo, request))
+            with trio.move_on_after(_UNDO_S, shield=True):  # who is told EINTR shall not hold it a moment later
+                await undone.answered.wait()
             raise
         self._lock_counts["granted"] += 1
 
