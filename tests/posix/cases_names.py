@@ -231,22 +231,23 @@ def other_file_systems(site: Site) -> None:
 
 @short_case
 def renames_of_every_kind_onto_every_kind(site: Site) -> None:
-    targets = (*KINDS, "full", "none")
-    for source in (*KINDS, "full"):
-        for target in targets:
-            site.dir("from")
-            site.dir("to")
-            for place, kind in (("from/s", source), ("to/t", target)):
-                if kind == "full":
-                    site.dir(place)
-                    site.file(f"{place}/file")
-                elif kind != "none":
-                    site.make(kind, place)
-            site.moved(("from", "to", "from/s"), os.rename, "from/s", "to/t")
-            site.look("from", "to", "from/s", "to/t")
-            site.names("from")
-            site.names("to")
-            os.system("rm -rf from to")
+    kinds = ("file", "dir", "symlink", "full")
+    pairs = [(source, target) for source in kinds for target in (*kinds, "none")]
+    pairs += [("fifo", "char"), ("char", "socket"), ("socket", "dir"), ("dir", "fifo"), ("fifo", "none")]
+    for source, target in pairs:
+        site.dir("from")
+        site.dir("to")
+        for place, kind in (("from/s", source), ("to/t", target)):
+            if kind == "full":
+                site.dir(place)
+                site.file(f"{place}/file")
+            elif kind != "none":
+                site.make(kind, place)
+        site.moved(("from", "to", "from/s"), os.rename, "from/s", "to/t")
+        site.look("from", "to", "from/s", "to/t")
+        site.names("from")
+        site.names("to")
+        os.system("rm -rf from to")
 
 
 @short_case

@@ -288,7 +288,9 @@ def _short(arguments: tuple[object, ...]) -> tuple[object, ...]:
     """Arguments that can stand in a note: long ones by length, descriptors and callables by nothing."""
     kept: list[object] = []
     for argument in arguments:
-        if isinstance(argument, (str, bytes)) and len(argument) > 40:
+        if isinstance(argument, str) and argument.startswith("/"):
+            kept.append("absolute")
+        elif isinstance(argument, (str, bytes)) and len(argument) > 40:
             kept.append((argument[:8], len(argument)))
         elif callable(argument) or isinstance(argument, Path):
             kept.append("...")
