@@ -17,6 +17,7 @@ from s3vfs.filesystem.contracts import (
 )
 from s3vfs.filesystem.directories import Directories
 from s3vfs.filesystem.locks import Locks
+from s3vfs.filesystem.ranges import Ranges
 from s3vfs.filesystem.xattrs import ExtendedAttributes
 
 __all__ = [
@@ -33,6 +34,6 @@ __all__ = [
 ]
 
 
-class Filesystem(Locks, Directories, ExtendedAttributes):
-    """The whole: names, attributes, files, locks, directories, extended attributes. `keep_orphans` runs beside the
-    calls."""
+class Filesystem(Locks, Ranges, Directories, ExtendedAttributes):
+    """The whole: names, attributes, files, their ranges and locks, directories, extended attributes. `keep_orphans`
+    runs beside the calls."""

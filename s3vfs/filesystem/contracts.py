@@ -100,6 +100,27 @@ class FileContents(Protocol):
         """On the working file; it is in the journal after `publish`."""
         ...
 
+    async def punch(self, ino: int, offset: int, length: int) -> None:
+        """Zeros without space, as far as the file reaches; in the journal after `publish`."""
+        ...
+
+    async def extend(self, ino: int, size: int) -> None:
+        """At least so long; in the journal after `publish`."""
+        ...
+
+    async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
+        """Share extents of two open inodes, or of one whose ranges do not overlap: in the journal on return. The bytes
+        that were shared: fewer at the source's end or after very many extents."""
+        ...
+
+    def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
+        """The next data or hole from `offset` on; None outside the file and behind the last data."""
+        ...
+
+    def data_bytes(self, ino: int, start: int, end: int) -> int:
+        """How many bytes of [start, end) take space."""
+        ...
+
     def attributes(self, ino: int, inode: Inode) -> Inode:
         """`inode` with size and times of the working file, where there is one."""
         ...

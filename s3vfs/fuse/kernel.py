@@ -161,7 +161,7 @@ class KernelCache:
             self._pages.discard(ino)
         for ino in changes.inodes:
             self._settled.discard(ino)
-            if ino in self._given:
+            if ino in self._given or ino in changes.acls:  # the kernel keeps ACLs for as long as the inode
                 self._given_open.pop(ino, None)
                 self._invalidations.attributes(ino)
         for ino, parent, name in changes.links:

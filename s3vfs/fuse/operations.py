@@ -58,7 +58,7 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = False  # the kernel would ignore sizes and times that other clients set
-    enable_acl = False
+    enable_acl = True  # the kernel checks ACLs, and leaves their upkeep to the file system
 
     def __init__(
         self,
@@ -294,7 +294,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """pyfuse3 keeps the flags to itself and asks getxattr first."""
-        await self._filesystem.setxattr(inode, name, value)
+        await self._filesystem.setxattr(inode, name, value, _caller(ctx))
 
     @_guarded
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:

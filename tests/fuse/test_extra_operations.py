@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.fuse import sanitized
 from tests.mounted import eventually
 
 _FALLOCATE = ctypes.CDLL(None, use_errno=True).fallocate
@@ -35,7 +36,7 @@ Note = dict[str, Any]
 class Served:
     """A mounted double: `path` is its root, `notes` what it was asked since the last `forget`."""
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, built: Path, module: str = "tests.fuse.double") -> None:
         self.path = folder / "mnt"
         self.path.mkdir()
         self._notes = folder / "notes"
@@ -43,10 +44,10 @@ class Served:
         self._from = 0
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuse.double", str(self.path), str(self._notes)],
+                sanitized.command(built, module, str(self.path), str(self._notes)),
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
-                env={**os.environ, **(environment or {})},
+                env=sanitized.environment(),
             )
 
     def notes(self, call: str = "") -> list[Note]:
@@ -69,12 +70,17 @@ class Served:
         assert self.process.poll() is None, self.errors()
         return self
 
-    def umount(self) -> int:
-        """What the serving process ends with."""
+    def umount(self) -> None:
         subprocess.run(["umount", str(self.path)], check=True)
-        return self.process.wait(60)
+        self.ended()
 
-    def end(self) -> None:
+    def ended(self) -> None:
+        """The process has ended well, and the sanitizers have found nothing."""
+        code = self.process.wait(60)
+        assert not sanitized.findings(self.errors()), self.errors()
+        assert code == 0, self.errors()
+
+    def clear(self) -> None:
         """Whatever has happened: no mount and no process is left."""
         if self.process.poll() is None:
             self.process.kill()
@@ -83,13 +89,19 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    served = Served(tmp_path_factory.mktemp("double"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The extension with sanitizers: everything here runs with it."""
+    return sanitized.build(tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def shared(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    served = Served(tmp_path_factory.mktemp("double"), built)
     try:
         yield served.start()
-        assert served.umount() == 0, served.errors()
+        served.umount()
     finally:
-        served.end()
+        served.clear()
 
 
 @pytest.fixture
@@ -99,13 +111,23 @@ def served(shared: Served) -> Served:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Served]:
+def own(built: Path, tmp_path: Path) -> Iterator[Served]:
     """For tests that end it."""
-    served = Served(tmp_path)
+    served = Served(tmp_path, built)
     try:
         yield served.start()
     finally:
-        served.end()
+        served.clear()
+
+
+@pytest.fixture
+def careless(built: Path, tmp_path: Path) -> Iterator[Served]:
+    """With an adapter that breaks the rules (careless.py)."""
+    served = Served(tmp_path, built, "tests.fuse.careless")
+    try:
+        yield served.start()
+    finally:
+        served.clear()
 
 
 @contextlib.contextmanager
@@ -308,7 +330,7 @@ def test_a_wait_ends_when_the_mount_is_aborted(own: Served) -> None:
         assert _UMOUNT2(os.fsencode(own.path), _MNT_FORCE) == -1  # in use: it stays, but its connection is aborted
         waiter.join(60)
         assert codes == [errno.ECONNABORTED]
-        assert own.process.wait(60) == 0, own.errors()
+        own.ended()
     assert len(own.notes("withdrawn")) == 1
     assert own.notes()[-1]["call"] == "ended"
 
@@ -322,7 +344,7 @@ def test_a_wait_ends_when_the_daemon_is_told_to_stop(own: Served) -> None:
         own.process.send_signal(signal.SIGTERM)
         waiter.join(60)
         assert codes == [errno.ENOTCONN]
-        assert own.process.wait(60) == 0, own.errors()
+        own.ended()
     assert len(own.notes("withdrawn")) == 1
     assert own.notes()[-1]["call"] == "ended"
 
@@ -374,3 +396,43 @@ def test_setxattr_arrives_with_its_flags(served: Served) -> None:
     assert [note["flags"] for note in notes] == [1, 1, 2, 2]
     assert (notes[0]["ino"], notes[0]["name"], bytes.fromhex(notes[0]["value"])) == (2, "user.new", b"\0value")
     assert notes[0]["uid"] == os.getuid()
+
+
+# -- whatever the adapter does ----------------------------------------------------------------------------------------
+
+
+def test_every_request_is_answered_once(careless: Served) -> None:
+    path = careless.path / "a"
+    assert answer(os.setxattr, path, "user.drop", b"") == errno.EIO
+    assert answer(os.setxattr, path, "user.cycle", b"") == errno.EIO
+    assert "careless" not in careless.errors()
+    assert answer(os.setxattr, path, "user.raise", b"") == errno.EIO
+    assert "ValueError: careless" in careless.errors()
+    assert not careless.notes("user.twice")
+    assert answer(os.setxattr, path, "user.twice", b"") == errno.ENOTUNIQ
+    assert careless.note("user.twice")["error"] == "the request has been answered before"
+    careless.umount()
+
+
+def test_a_request_that_outlives_the_mount_can_do_nothing(careless: Served) -> None:
+    codes: list[int] = []
+    caller = threading.Thread(target=lambda: codes.append(answer(os.setxattr, careless.path / "a", "user.keep", b"")))
+    caller.start()
+    careless.note("waiting")
+    careless.process.send_signal(signal.SIGTERM)
+    caller.join(60)
+    careless.ended()
+    assert codes == [errno.ECONNABORTED]
+    assert careless.note("afterwards")["error"] == "the request has been answered before"
+
+
+def test_a_request_is_not_answered_while_it_is_told_of_its_interruption(careless: Served) -> None:
+    caller = subprocess.Popen(
+        [sys.executable, "-c", f"import os; os.setxattr({str(careless.path / 'a')!r}, 'user.interrupt', b'')"]
+    )
+    careless.note("waiting")
+    caller.kill()
+    assert "told of its interruption" in careless.note("user.interrupt")["error"]
+    careless.process.send_signal(signal.SIGTERM)
+    careless.ended()
+    caller.wait(60)

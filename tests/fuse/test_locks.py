@@ -7,10 +7,13 @@ whatever it closes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import mmap
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -301,3 +304,26 @@ def test_a_holder_that_was_away_too_long_writes_nothing_any_more(
     assert b"late" in Path(folder, "bytes").read_bytes()
     with contextlib.suppress(OSError):
         os.stat(here.path)
+
+
+def test_getlk_tells_the_range_and_no_pid_of_another_machine(pair: Pair, talker: Callable[[Path], Talker]) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"0")
+    holder = talker(here / "file")
+    assert holder("fcntl ex 10 10") == "ok"
+    with open(there / "file", "r+b") as second:
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, start, length, pid = struct.unpack("hhqqi4x", fcntl.fcntl(second, fcntl.F_GETLK, request))
+    assert (kind, start, length, pid) == (fcntl.F_WRLCK, 10, 10, 0)
+
+
+def test_an_old_mapping_and_an_old_size_are_renewed_by_a_lock(pair: Pair, talker: Callable[[Path], Talker]) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"old!")
+    other = talker(here / "file")
+    with open(there / "file", "r+b") as second, mmap.mmap(second.fileno(), 4) as mapped:
+        assert mapped[:] == b"old!"
+        assert other("flock ex") == other("write new!new!") == other("flock un") == "ok"
+        fcntl.flock(second, fcntl.LOCK_SH)
+        assert mapped[:] == b"new!"
+        assert os.fstat(second.fileno()).st_size == 8

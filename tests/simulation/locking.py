@@ -244,9 +244,6 @@ class LockHistory(WholeHistory):
         super().__init__(world, root)
         self._ledger = Ledger()
 
-    def _check_spill(self, life: Life, spill: Path) -> None:
-        """Those who were evicted spill what they wrote under a lock that they have lost."""
-
     async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:
         def locker(number: int) -> Locker:
             return Locker(self._world, client, life, filesystem, number, self._ledger, self.figures)

@@ -2,8 +2,9 @@
 
 python -m tests.simulation.whole --seeds 0-29 [--mutant r9-commit-before-put] [--trace]
 
-Weather, kills, freezes, checkpoints and trims are those of `history`; on top of them, PUTs of data may arrive long
-after their sender has given up. Disks are not rolled back or cloned and nobody is evicted: what is written survives.
+Weather, kills, freezes, reboots, checkpoints and trims are those of `history`, and so are disks that are rolled back or
+cloned and clients that are evicted while they are frozen; on top of them, PUTs of data may arrive long after their
+sender has given up. `losses` says what may then leave the tree.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +31,21 @@ from s3vfs.data.cache import Cache
 from s3vfs.data.contents import Contents
 from s3vfs.data.protocol import Limits, Sizes, data_key
 from s3vfs.data.upload import Uploaded, Uploader, sector_checksums
-from s3vfs.errors import StoreUnreachable
+from s3vfs.errors import SessionFenced, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.journal.record import Record
 from s3vfs.namespace.ops import DeclareObject, decode_op
 from s3vfs.namespace.rows import SECTOR_BYTES
 from s3vfs.session.spill import Spill
 from s3vfs.session.unwrapping import single_error
-from tests.simulation.client import Client, Life
+from tests.acceptance.fsck import check_object, check_rows
+from tests.simulation.client import Client, Disk, Life
 from tests.simulation.history import History, _first_violation, make_deterministic
+from tests.simulation.losses import Losses
 from tests.simulation.mutants import Mutant
+from tests.simulation.oracle import replay
 from tests.simulation.weather import CALM, OUTAGE
-from tests.simulation.whole_workload import Auditor, Figures, Owner, OwnFile, Sharer
+from tests.simulation.whole_workload import Auditor, Figures, Holder, Owner, OwnFile, Sharer
 from tests.simulation.world import PREFIX, Violation, World
 
 if TYPE_CHECKING:
@@ -110,6 +115,8 @@ class WholeHistory(History):
         self.figures = Figures()
         self._root = root
         self._files: dict[str, list[OwnFile]] = {client.name: [] for client in self._clients}
+        self._own_copies: dict[str, list[Disk]] = {}
+        self._losses = {client.name: Losses() for client in self._clients}
         for client in self._clients:
             self._with_late_puts(client)
 
@@ -126,7 +133,7 @@ class WholeHistory(History):
     async def _work(self, client: Client, steps: int, life: Life) -> None:
         """Assembled as fuse.service does it."""
         session = life.session
-        folder = client._identity_path.parent
+        folder = client.folder
         cache = Cache(
             self._root / client.name / "blocks", SECTOR_BYTES, CACHE_BYTES, 0, session.environment.boottime_ns
         )
@@ -144,28 +151,44 @@ class WholeHistory(History):
                 await self._publish_rest(contents)
                 life.nursery = None
                 nursery.cancel_scope.cancel()
-        self._check_spill(life, folder / "spill")
-
-    def _check_spill(self, life: Life, spill: Path) -> None:
-        if any(spill.iterdir()):
-            raise Violation(f"{life.name} spilled bytes, though nobody fenced it")
 
     async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:
         def part(name: str) -> tuple[World, Life, Filesystem, random.Random, Figures]:
             return self._world, life, filesystem, random.Random(f"{self._world.seed}/{life.name}/{name}"), self.figures
 
         owner = Owner(*part("owner"), self._files[client.name], client.name)
-        await owner.take_up()
+        if life.session.resumed and not client.lost:
+            await owner.take_up()
+        else:
+            trees = await owner.look()
+            spill = client.folder / "spill"
+            losses = self._losses[client.name]
+            losses.disk_replaced |= client.disk_replaced
+            spilled = losses.account(life.name, spill, self._files[client.name], trees)
+            self.figures.count["files spilled"] += spilled
+            client.lost = client.disk_replaced = False
         others = [file for name, files in self._files.items() if name != client.name for file in files]
         auditor = Auditor(*part("auditor"))
         if client.way.climate is CALM and not self._running:  # the last meeting
             for file in others:
                 await auditor.audit(file)
             return
+        programs = (
+            partial(owner.run, steps * STEPS // 12),
+            partial(Sharer(*part("sharer"), client.name).run, steps),
+            partial(auditor.run, steps, self._files, client.name),
+            partial(Holder(*part("holder")).run, steps, self._files, client.name),
+        )
         async with trio.open_nursery() as workers:
-            workers.start_soon(owner.run, steps * STEPS // 12)
-            workers.start_soon(Sharer(*part("sharer"), client.name).run, steps)
-            workers.start_soon(auditor.run, steps, self._files, client.name)
+            for program in programs:
+                workers.start_soon(self._until_refused, life, program)
+
+    async def _until_refused(self, life: Life, program: Callable[[], Awaitable[None]]) -> None:
+        """A program that can change nothing any more ends; reading goes on."""
+        try:
+            await program()
+        except SessionFenced as error:
+            self._world.say(life.name, f"a program ends: {error}")
 
     async def _publish_rest(self, contents: Contents) -> None:
         while True:
@@ -182,10 +205,18 @@ class WholeHistory(History):
 
     async def _fate(self) -> None:
         generator = self._world.generator
-        events = (self._change_weather, self._kill, self._freeze, self._maintain)
+        events = (
+            self._change_weather,
+            self._kill,
+            self._freeze,
+            self._maintain,
+            self._evict_frozen,
+            self._copy_disk,
+            self._lose,
+        )
         while self._running:
             await trio.sleep(generator.uniform(0.1, 2.0))
-            (event,) = generator.choices(events, (6, 5, 2, 2))
+            (event,) = generator.choices(events, (6, 4, 2, 2, 2, 2, 2))
             await event(generator.choice(self._clients))
         for client in self._clients:
             client.way.freezer.thaw()
@@ -202,6 +233,53 @@ class WholeHistory(History):
         if client.life is not None:
             self.figures.count["kills"] += 1
             client.kill()
+
+    async def _copy_disk(self, client: Client) -> None:
+        self._own_copies.setdefault(client.name, []).append(client.look_at_disk())
+
+    async def _lose(self, client: Client) -> None:
+        """A kill after which the machine is restarted, or has an older disk, or a copy of another's."""
+        if client.life is None:
+            return
+        generator = self._world.generator
+        kind = generator.choice(("reboot", "roll back", "roll back", "clone"))
+        if kind == "reboot":
+            self._after_death[client.name] = Client.reboot
+        elif kind == "roll back" and self._own_copies.get(client.name):
+            copy = generator.choice(self._own_copies[client.name])
+            self._after_death[client.name] = lambda dead: dead.put_disk(copy)
+        elif kind == "clone":
+            copy = generator.choice(self._clients).look_at_disk()
+            self._after_death[client.name] = lambda dead: dead.put_disk(copy)
+        else:
+            return
+        self.figures.count[kind] += 1
+        self._world.say("fate", f"kills {client.name}, then: {kind}")
+        client.kill()
+
+    async def _evict_frozen(self, client: Client) -> None:
+        """Frozen for longer than a challenge is given, evicted meanwhile, thawed."""
+        others = [other for other in self._clients if other is not client]
+        judge = self._world.generator.choice(others)
+        if client.life is None or judge.life is None or judge.life.nursery is None:
+            return
+        self._world.say("fate", f"freezes {client.name}, for {judge.name} to evict it")
+        client.way.freezer.freeze()
+        judge.life.nursery.start_soon(self._evict_from, judge.life, client.life.session.sid)
+        await trio.sleep(self._world.generator.uniform(3, 8))
+        self._thaw(client)
+
+
+def check_bucket(world: WholeWorld) -> None:
+    """What fsck would say of the end."""
+    witness = replay(world)
+    with witness.replica.read() as txn:
+        found, referred = check_rows(txn, witness.replica.position.digest)
+    store = world.bucket.open(PREFIX)
+    for object_id, row in referred.items():
+        found += check_object(store, object_id, row.size, row.checksums)
+    for problem in found:
+        raise Violation(f"fsck: {problem}")
 
 
 # -- mutants ----------------------------------------------------------------------------------------------------------
@@ -269,7 +347,8 @@ def run_whole(
             history.append(kind(world, root))
             report = await history[0].run()
             history[0].figures.count.update(lives=report.lives, resumed=report.resumed, records=report.records)
-            history[0].figures.count.update(reloads=report.reloads)
+            history[0].figures.count.update(reloads=report.reloads, fenced=report.evicted)
+            check_bucket(world)
 
         trio.run(main, clock=MockClock(autojump_threshold=0))
         return history[0].figures, world.trace

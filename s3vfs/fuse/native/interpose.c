@@ -3,8 +3,8 @@
  * Loaded with RTLD_GLOBAL before pyfuse3, this library's fuse_session_new (fuse_session_new_versioned from libfuse 3.17
  * on) is the one that pyfuse3 calls. It adds handlers to a copy of pyfuse3's operations and calls libfuse's own. Each
  * handler makes a Request and passes it, with plain integers, to the one Python callable that was installed; Python
- * answers whenever it likes. What pyfuse3 handles well stays its own: nothing else is touched, and without an installed
- * callable nothing at all.
+ * answers whenever it likes. What pyfuse3 handles well stays its own, and without an installed callable everything does;
+ * but the kernel is always told that umasks are the file system's to apply.
  *
  * Guarantees:
  *  - A request is answered exactly once. Dropped without an answer (by an exception, or for lack of memory) it answers
@@ -36,6 +36,7 @@
 static PyObject *installed;    /* the callable for the next session, or NULL */
 static PyObject *serving;      /* the callable of the session that has our handlers, or NULL */
 static unsigned long sessions; /* how many sessions have had our handlers */
+static void (*given_init)(void *, struct fuse_conn_info *); /* pyfuse3's own */
 
 /* -- requests ------------------------------------------------------------------------------------------------------ */
 
@@ -399,6 +400,16 @@ static void on_destroy(void *userdata)
     PyGILState_Release(state);
 }
 
+/* Default ACLs take the umask's place, and only the file system knows where there is one: so the kernel must leave the
+ * umask to it. pyfuse3 has no setting for that. */
+static void on_init(void *userdata, struct fuse_conn_info *conn)
+{
+    if (given_init)
+        given_init(userdata, conn);
+    if (conn->capable & FUSE_CAP_DONT_MASK)
+        conn->want |= FUSE_CAP_DONT_MASK;
+}
+
 static void add_handlers(struct fuse_lowlevel_ops *ops, PyObject *handler)
 {
     Py_XSETREF(serving, Py_NewRef(handler));
@@ -440,18 +451,17 @@ __attribute__((visibility("default"))) struct fuse_session *SESSION_NEW(struct f
     session_new_function *real = (session_new_function *)dlsym(RTLD_NEXT, NAME_OF(SESSION_NEW));
     struct fuse_lowlevel_ops ops = {0};
     PyGILState_STATE state;
-    int wanted;
 
     if (!real)
         return NULL; /* pyfuse3 reports that there is no session */
     memcpy(&ops, given, size < sizeof ops ? size : sizeof ops);
     state = PyGILState_Ensure();
-    wanted = installed != NULL;
-    if (wanted)
+    given_init = ops.init;
+    ops.init = on_init;
+    if (installed)
         add_handlers(&ops, installed);
     PyGILState_Release(state);
-    return wanted ? real(args, &ops, sizeof ops, VERSION_ARGUMENT userdata)
-                  : real(args, given, size, VERSION_ARGUMENT userdata);
+    return real(args, &ops, sizeof ops, VERSION_ARGUMENT userdata);
 }
 
 /* -- what Python calls --------------------------------------------------------------------------------------------- */
