@@ -332,7 +332,9 @@ WHOLE_MUTANTS = {
 }
 
 
-def run_whole(seed: int, *, keep_trace: bool = False) -> tuple[Figures, list[str]]:
+def run_whole(
+    seed: int, *, keep_trace: bool = False, kind: type[WholeHistory] = WholeHistory
+) -> tuple[Figures, list[str]]:
     """One history: its figures and its trace. Raises Violation, with the trace as `error.trace`."""
     shared_memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="s3vfs-whole-", dir=shared_memory if shared_memory.is_dir() else None))
@@ -342,7 +344,7 @@ def run_whole(seed: int, *, keep_trace: bool = False) -> tuple[Figures, list[str
         history: list[WholeHistory] = []
 
         async def main() -> None:
-            history.append(WholeHistory(world, root))
+            history.append(kind(world, root))
             report = await history[0].run()
             history[0].figures.count.update(lives=report.lives, resumed=report.resumed, records=report.records)
             history[0].figures.count.update(reloads=report.reloads, fenced=report.evicted)
