@@ -50,8 +50,13 @@ class Served:
                 env=sanitized.environment(),
             )
 
-    def notes(self, call: str = "") -> list[Note]:
+    def _written(self) -> str:
+        """Whole lines: the last one may be on its way."""
         text = self._notes.read_text() if self._notes.exists() else ""
+        return text[: text.rfind("\n") + 1]
+
+    def notes(self, call: str = "") -> list[Note]:
+        text = self._written()
         lines = [json.loads(line) for line in text[self._from :].splitlines()]
         return [line for line in lines if call in ("", line["call"])]
 
@@ -60,7 +65,7 @@ class Served:
         return eventually(lambda: self.notes(call))[0]
 
     def forget(self) -> None:
-        self._from = len(self._notes.read_text())
+        self._from = len(self._written())
 
     def errors(self) -> str:
         return self._errors.read_text()
