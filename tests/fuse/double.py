@@ -175,6 +175,14 @@ class Double:
             raise PosixError(errno.ENXIO)
         return max(offset, 4096 if whence == os.SEEK_DATA else 8192)
 
+    async def append(self, handle: int, data: bytes) -> int:
+        self.note("append", ino=self._handles[handle], data=data.hex())
+        return len(data)
+
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
+        self.note("write", ino=self._handles[handle], offset=offset, data=data.hex())
+        return len(data)
+
     async def copy_range(self, source_handle: int, source_offset: int, handle: int, offset: int, length: int) -> int:
         source, target = self.ino_of(source_handle), self.ino_of(handle)
         self.note("copy_range", source=[source, source_offset], target=[target, offset], length=length)
