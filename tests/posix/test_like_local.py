@@ -76,10 +76,6 @@ _ON_AN_OBJECT_STORE = (
     "cases_files-writes_move_times",
     "cases_names-removal_of_every_kind",
 )
-    "cases_acls-chmod_and_the_mask",
-    "cases_files-writes_move_times",
-    "cases_names-removal_of_every_kind",
-)
 
 
 @pytest.mark.parametrize(
