@@ -15,6 +15,7 @@ from s3vfs.data.contents import Contents
 from s3vfs.data.protocol import MIB, Limits, Sizes
 from s3vfs.errors import S3vfsError, Unpublished
 from s3vfs.filesystem import Filesystem
+from s3vfs.fuse.handlers import refusing_locks
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.serve import serve
 from s3vfs.fuse.settings import MountSettings
@@ -37,6 +38,8 @@ def limits_for(memory_bytes: int, object_bytes: int, io_timeout_s: float) -> Lim
     return Limits(
         uploads=max(2, min(16, memory_bytes // (10 * object_bytes))),
         fetches=max(2, min(32, memory_bytes // (64 * MIB))),
+        ahead_bytes=memory_bytes // 4,
+        spare_bytes=memory_bytes // 16,
         io_timeout_s=io_timeout_s,
     )
 
@@ -188,6 +191,7 @@ class Service:
                 "path": str(self._cache.folder),
                 "limit_bytes": self._settings.cache_size_bytes,
             },
+            "locks": {**self._filesystem.lock_status(), "refused": refusing_locks()},
             "session": session,
             "contents": contents,
         }
