@@ -26,9 +26,8 @@ class LocalDiskError(S3vfsError):
 
 @contextmanager
 def local_disk() -> Iterator[None]:
-    """Inside, OSError becomes LocalDiskError; but EFBIG, which the caller's offset brought about, stays EFBIG: working
-    files have their bytes at file offsets, so no file can be larger than the local file system's files (ext4: 16 TiB).
-    """
+    """Inside, OSError becomes LocalDiskError; but what only an offset too large for the disk's files means is the
+    caller's own (EFBIG: ext4 ends at 16 TiB)."""
     try:
         yield
     except OSError as error:
