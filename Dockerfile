@@ -34,7 +34,7 @@ RUN set -eu; \
     find . -type d -name tests -prune -exec rm -r {} +
 
 # The command as one file, without what needs compiling: `s3vfs workspace` in images where nothing of ours is installed
-# (csi/deploy/examples/gpu-pod.yaml). It runs with any Python 3.11 or newer.
+# (csi/deploy/examples/gpu-pod.yaml). It runs with any Python 3.8 or newer.
 RUN set -eu; \
     mkdir /one-file /opt/s3vfs/share; \
     cp -r s3vfs s3vfs/__main__.py /one-file; \

@@ -21,9 +21,13 @@ from s3vfs.errors import MountError
 from s3vfs.fuse.mountinfo import Mount, mount_at, mount_containing, read_mounts
 from s3vfs.fuse.mountpoint import unmount
 
-_MS_RDONLY, _MS_REMOUNT, _MS_BIND = 1, 32, 4096
-# Per-mount flags by their name in mountinfo and in mountOptions. A remount of a bind must repeat those that are set.
-_FLAGS = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21}
+# System calls of Linux 5.2 and 5.12, which the C library does not offer everywhere; numbers of all architectures.
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_AT_FDCWD, _AT_EMPTY_PATH, _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = -100, 0x1000, 1, 4
+_MS_PRIVATE = 1 << 18
+_RDONLY, _ATIME = 1, 0x70
+# Attributes of a mount by their name in mountOptions.
+_ATTRIBUTES = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 0x10, "nodiratime": 0x80}
 
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
@@ -41,27 +45,43 @@ def place_of(directory: Path, mounts: list[Mount]) -> tuple[str, str]:
 
 
 def bind(source: Path, target: str, *, read_only: bool, flags: tuple[str, ...] = ()) -> None:
-    """Bind `source` to `target`, and prove that the target is that mount now. Raises Refusal; leaves nothing then."""
-    _mount(os.fspath(source), target, _MS_BIND)
+    """Bind `source` to `target`, and prove that the target is that mount now. Raises Refusal; leaves nothing then.
+
+    `target` may be a mount already, also one that does not answer any more: it is covered.
+
+    The new mount has its flags before it is anywhere: flags that are set later stay in the driver's own container,
+    while the node and the pods have copies without them. And it is in a peer group of its own, not in the source's:
+    what is mounted on one pod's target must not appear on those of others.
+    """
+    tree = _call("open_tree", _OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC)
     try:
-        mount = mount_at(target, read_mounts())
-        if mount is None or (mount.device, mount.root) != place_of(source, read_mounts()):
-            raise Refusal(Code.INTERNAL, f"{target} did not become a mount of {source}")
-        kept = 0
-        for word in (*mount.options.split(","), *flags):
-            kept |= _FLAGS.get(word, 0)
-        if read_only or flags:
-            _mount(None, target, _MS_REMOUNT | _MS_BIND | kept | (_MS_RDONLY if read_only else 0))
-    except BaseException:
+        wanted = _RDONLY if read_only else 0
+        for word in flags:
+            wanted |= _ATTRIBUTES.get(word, 0)
+        cleared = _ATIME if wanted & _ATIME else 0
+        attributes = struct.pack("=4Q", wanted, cleared, _MS_PRIVATE, 0)
+        _call("mount_setattr", _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+        _call("move_mount", _MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
+    mount = mount_at(target, read_mounts())
+    if mount is None or (mount.device, mount.root) != place_of(source, read_mounts()):
         detach(target)
-        raise
+        raise Refusal(Code.INTERNAL, f"{target} did not become a mount of {source}")
 
 
-def _mount(source: str | None, target: str, flags: int) -> None:
+def _call(name: str, number: int, *arguments: int | bytes) -> int:
+    """One system call. Raises Refusal."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(os.fsencode(source) if source else None, os.fsencode(target), None, ctypes.c_ulong(flags), None) != 0:
+    libc.syscall.restype = ctypes.c_long
+    words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
+    answer: int = libc.syscall(ctypes.c_long(number), *words)
+    if answer < 0:
         code = ctypes.get_errno()
-        raise Refusal(Code.INTERNAL, f"cannot mount on {target}: {os.strerror(code)}")
+        if code == errno.ENOSYS:
+            raise Refusal(Code.FAILED_PRECONDITION, f"this node's kernel has no {name}: Linux 5.12 or newer is needed")
+        raise Refusal(Code.INTERNAL, f"cannot bind, {name}: {os.strerror(code)}")
+    return answer
 
 
 def detach(target: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csi.capabilities import READER_MODES, Mode, mount_group, require
-from csi.controller import TOPOLOGY_KEY
 from csi.mounting import bind, detach, make_bare, place_of, remove_bare
 from csi.parameters import asks_read_only, environment_of, is_inline, mount_flags, of_context, of_inline
 from csi.proto.csi_pb2 import (
@@ -29,7 +28,8 @@ from csi.proto.csi_pb2 import (
 )
 from csi.refusals import Code, Refusal, invalid
 from csi.server import InFlight, required
-from csi.sources import Source, Sources
+from csi.sources import Source, Sources, ended_by_others
+from csi.topology import TOPOLOGY_KEY, topology_value
 from csi.volume_id import SharedId, WorkspaceId, parse
 from csi.workspaces import Workspaces
 from s3vfs.errors import MountError
@@ -42,14 +42,14 @@ _CAPABILITIES = (_RPC.GET_VOLUME_STATS, _RPC.VOLUME_CONDITION, _RPC.SINGLE_NODE_
 
 @dataclass(frozen=True, slots=True)
 class _Publication:
-    """What a pod is to get: `directory` bound to `target`."""
+    """What a pod is to get: `directory` bound to `target`; `group` shall be able to write there, if one is given."""
 
-    volume_id: str
     target: str
     directory: Path
     read_only: bool
     flags: tuple[str, ...]
     exclusive: bool
+    group: int | None
 
 
 class Node:
@@ -68,7 +68,7 @@ class Node:
 
     def NodeGetInfo(self, request: NodeGetInfoRequest) -> NodeGetInfoResponse:
         return NodeGetInfoResponse(
-            node_id=self._node, accessible_topology=Topology(segments={TOPOLOGY_KEY: self._node})
+            node_id=self._node, accessible_topology=Topology(segments={TOPOLOGY_KEY: topology_value(self._node)})
         )
 
     # -- publish ------------------------------------------------------------------------------------------------------
@@ -96,10 +96,9 @@ class Node:
         group = mount_group(capability)
         directory = self._workspaces.directory_of(volume)
         read_only = request.readonly or _reads_only(request) or asks_read_only(flags)
-        if group is not None and not read_only:
-            _give_to_group(directory, group)
         kernel = tuple(flag for flag in flags if flag not in ("ro", "rw"))
-        self._bind(_Publication(request.volume_id, target, directory, read_only, kernel, _exclusive(request)))
+        receiver = None if read_only else group
+        self._bind(_Publication(target, directory, read_only, kernel, _exclusive(request), receiver))
 
     def _publish_shared(
         self, request: NodePublishVolumeRequest, target: str, volume: SharedId | None, *, inline: bool
@@ -124,27 +123,35 @@ class Node:
         source = Source(request.volume_id, location, flags, parameters.cache_size, source_read_only, inline)
         directory = self._sources.ensure(source, credentials)
         try:
-            if group is not None and not source_read_only:
-                _give_to_group(directory, group)
             read_only = source_read_only or request.readonly
-            self._bind(_Publication(request.volume_id, target, directory, read_only, (), _exclusive(request)))
+            receiver = None if source_read_only else group
+            self._bind(_Publication(target, directory, read_only, (), _exclusive(request), receiver))
         except BaseException:
             self._sources.release(request.volume_id)
             raise
 
     def _bind(self, wanted: _Publication) -> None:
+        """The target is the directory. Nothing is touched where it is already: an orchestrator that republishes asks
+        about once a minute, and what users have done to the top directory since then is theirs."""
         place = place_of(wanted.directory, read_mounts())
-        while (present := mount_at(wanted.target, read_mounts())) is not None:
+        while stack := [mount for mount in read_mounts() if mount.mountpoint == wanted.target]:
+            present = stack[-1]
             if (present.device, present.root) == place:
                 if _is_read_only(present) != wanted.read_only:
                     raise Refusal(Code.ALREADY_EXISTS, f"{wanted.target} is published with another readonly flag")
                 return
             if not present.ours or health(wanted.target) is not Health.DEAD:
                 raise Refusal(Code.ALREADY_EXISTS, f"something else is mounted on {wanted.target}")
-            detach(wanted.target)  # of a daemon that has died; its successor is bound below
+            if len(stack) == 1:
+                # Its daemon has died. The containers of the pod have a copy of this very mount; the only thing that
+                # still reaches them (where they have mountPropagation: HostToContainer) is a mount on top of it.
+                break
+            detach(wanted.target)
         if wanted.exclusive and self._others(wanted, place):
             raise Refusal(Code.FAILED_PRECONDITION, "the volume is published for one pod only, and has one")
-        made = make_bare(wanted.target)
+        if wanted.group is not None:
+            _give_to_group(wanted.directory, wanted.group)
+        made = not stack and make_bare(wanted.target)
         try:
             bind(wanted.directory, wanted.target, read_only=wanted.read_only, flags=wanted.flags)
         except BaseException:
@@ -219,7 +226,7 @@ class Node:
                     used=figures.f_files - figures.f_ffree,
                 ),
             ],
-            volume_condition=VolumeCondition(abnormal=False, message="ok"),
+            volume_condition=_condition(mount),
         )
 
     def _mount_of(self, volume_id: str, path: str) -> Mount | None:
@@ -239,6 +246,13 @@ class Node:
         if self._sources.mount_of(volume_id, mount.device) is None:
             return None
         return mount
+
+
+def _condition(mount: Mount) -> VolumeCondition:
+    """Of a mount that answers."""
+    if mount.ours and ended_by_others(Path(mount.mountpoint)):
+        return VolumeCondition(abnormal=True, message="the session was ended by others: nothing can be changed")
+    return VolumeCondition(abnormal=False, message="ok")
 
 
 def _target(path: str) -> str:

@@ -28,6 +28,8 @@ from csi.errand import process_environment
 from csi.mounting import detach_all, make_bare, remove_bare
 from csi.refusals import Code, Refusal, refusal_of
 from csi.volume_id import Location
+from s3vfs.cli.running import mount_of
+from s3vfs.errors import S3vfsError
 from s3vfs.fuse.mountinfo import Mount, mount_at, read_mounts
 from s3vfs.fuse.mountpoint import Health, health
 from s3vfs.fuse.registry import find
@@ -110,13 +112,17 @@ class Sources:
             state = health(str(path))
             if state is Health.STUCK:
                 raise Refusal(Code.UNAVAILABLE, f"the mount of {source.location.url} does not answer")
-            if state is Health.ALIVE:
+            if state is Health.ALIVE and ended_by_others(path):
+                _log.warning("mounting again: the session was ended by others", extra={"volume_id": source.volume_id})
+                self._end_daemon(path)
+            elif state is Health.ALIVE:
                 if self._about(path) != asdict(source):
                     raise Refusal(
                         Code.FAILED_PRECONDITION, f"{source.volume_id} is in use on this node with other options"
                     )
                 return path
-            _log.warning("mounting again: the daemon has died", extra={"volume_id": source.volume_id})
+            else:
+                _log.warning("mounting again: the daemon has died", extra={"volume_id": source.volume_id})
             detach_all(str(path))
         make_bare(str(path))
         _about_path(path).write_text(json.dumps(asdict(source)))
@@ -173,6 +179,10 @@ class Sources:
             if health(str(path)) is Health.DEAD:
                 _log.error("the daemon had died: unpublished work stays in its cache", extra={"path": str(path)})
                 detach_all(str(path))
+            elif ended_by_others(path):
+                # It will never publish anything any more; what it could not is spilled. The pod is not kept for that.
+                _log.error("the session was ended by others", extra={"path": str(path)})
+                self._unmount(path)
             else:
                 self._publish(path)
                 self._unmount(path)
@@ -191,7 +201,8 @@ class Sources:
             done = _run([*_COMMAND, "umount", str(path)], min(_UMOUNT_TIMEOUT_S, self._flush_timeout_s))
             if done is None:
                 _log.warning("another mount namespace holds the mount: ending its daemon", extra={"path": str(path)})
-                _end(daemon)
+                if daemon is not None:
+                    _end(daemon)
         if mount_at(str(path), read_mounts()) is not None:
             raise Refusal(Code.UNAVAILABLE, "the mount does not end")
         if done is None:
@@ -202,6 +213,12 @@ class Sources:
             raise refusal_of(done.returncode, done.stderr)
         elif about is not None and about["inline"]:
             self._drop_cache(self._cache_of(True, path))
+
+    def _end_daemon(self, path: Path) -> None:
+        """The daemon at `path` has ended, also with the mount in use: its targets are dead then."""
+        with _daemon_of(path) as daemon:
+            if daemon is None or not _end(daemon):
+                raise Refusal(Code.UNAVAILABLE, "the previous mount does not end")
 
     def _drop_cache(self, directory: Path) -> None:
         """Everything of it is in the bucket (umount said so), and this volume id never comes back."""
@@ -239,13 +256,22 @@ def _daemon_of(path: Path) -> Iterator[int | None]:
             os.close(descriptor)
 
 
-def _end(daemon: int | None) -> None:
-    """SIGTERM, and wait. What it has not published by then it keeps for the next mount."""
-    if daemon is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
+def _end(daemon: int) -> bool:
+    """SIGTERM, and wait; whether it has ended. What it has not published by then it keeps for the next mount."""
+    try:
         signal.pidfd_send_signal(daemon, signal.SIGTERM)
-        select.select([daemon], [], [], _END_TIMEOUT_S)
+    except ProcessLookupError:
+        return True
+    return bool(select.select([daemon], [], [], _END_TIMEOUT_S)[0])
+
+
+def ended_by_others(path: Path) -> bool:
+    """Whether the session of the mount at `path`, which answers, has been ended (s3vfs evict, or as dead while it was
+    frozen): it refuses every change from then on. False where the daemon cannot be asked."""
+    try:
+        return bool(mount_of(str(path)).call("status")["session"]["fenced"])
+    except S3vfsError:
+        return False
 
 
 def _about_path(path: Path) -> Path:

@@ -45,6 +45,12 @@ exit codes:
 """
 
 EXIT_INTERRUPTED = 130
+
+# `s3vfs workspace` runs in images with Python 3.8, which has no groups of exceptions.
+_GROUPS: tuple[type[BaseExceptionGroup[BaseException]], ...] = (
+    (BaseExceptionGroup,) if sys.version_info >= (3, 11) else ()
+)
+_EXPLAINED: tuple[type[BaseException], ...] = (Exception, KeyboardInterrupt, *_GROUPS)
 _EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
@@ -75,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to tell it, at exit neither
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
-    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
+    except _EXPLAINED as error:
         if arguments.verbose:
-            traceback.print_exception(error)
+            traceback.print_exception(type(error), error, error.__traceback__)
         line, code = explain(error)
         print(f"s3vfs: {line}", file=sys.stderr)
         return code
@@ -90,7 +96,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         if isinstance(leaf, KeyboardInterrupt):
             return "interrupted", EXIT_INTERRUPTED
     for leaf in found:
-        if not isinstance(leaf, S3vfsError | OSError):
+        if not isinstance(leaf, (S3vfsError, OSError)):
             return f"unexpected error, please report it (--verbose shows where): {_described(leaf)}", 1
     for leaf in found:
         if isinstance(leaf, S3vfsError):
@@ -99,7 +105,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
+    if isinstance(error, _GROUPS):
         return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
     return [error]
 

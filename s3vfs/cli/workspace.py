@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import uuid
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -252,9 +253,10 @@ def _run(arguments: argparse.Namespace) -> int:
 # -- archive, restore -------------------------------------------------------------------------------------------------
 
 
-def _store_options(arguments: argparse.Namespace) -> list[str]:
+def _reached(arguments: argparse.Namespace, workspace: Workspace, *, read_only: bool) -> AbstractContextManager[Path]:
     names = ("endpoint_url", "region", "profile")
-    return [f"--{name.replace('_', '-')}={value}" for name in names if (value := getattr(arguments, name))]
+    options = [f"--{name.replace('_', '-')}={value}" for name in names if (value := getattr(arguments, name))]
+    return reached(arguments.target, workspace, path=arguments.path, store_options=options, read_only=read_only)
 
 
 def _archive(arguments: argparse.Namespace) -> int:
@@ -263,15 +265,7 @@ def _archive(arguments: argparse.Namespace) -> int:
     workspace = workspace_at(arguments.directory)
     options = ArchiveOptions(arguments.keep, arguments.overwrite, arguments.full)
     surroundings = Surroundings(time.time_ns, lambda: uuid.uuid4().hex, socket.gethostname(), s3vfs.__version__)
-    with (
-        reached(
-            *(arguments.target, workspace),
-            path=arguments.path,
-            store_options=_store_options(arguments),
-            read_only=False,
-        ) as place,
-        Meter(sys.stderr, time.monotonic) as meter,
-    ):
+    with _reached(arguments, workspace, read_only=False) as place, Meter(sys.stderr, time.monotonic) as meter:
         done = archive(workspace, place, options, surroundings, lambda progress: meter(lambda: _line(progress)))
     if done.unsettled:
         _say(f"{done.unsettled} files were changed whenever they were read: stop what writes them, and archive again")
@@ -283,15 +277,7 @@ def _archive(arguments: argparse.Namespace) -> int:
 
 def _restore(arguments: argparse.Namespace) -> int:
     workspace = workspace_at(arguments.directory)
-    with (
-        reached(
-            *(arguments.target, workspace),
-            path=arguments.path,
-            store_options=_store_options(arguments),
-            read_only=True,
-        ) as place,
-        Meter(sys.stderr, time.monotonic) as meter,
-    ):
+    with _reached(arguments, workspace, read_only=True) as place, Meter(sys.stderr, time.monotonic) as meter:
 
         def on_progress(progress: Progress) -> None:
             meter(lambda: _line(progress))
@@ -321,4 +307,5 @@ def _totals(done: Archived | Restored) -> str:
 
 def _report(done: Archived | Restored, as_json: bool, line: str) -> None:
     figures: dict[str, Any] = asdict(done)
-    print(json.dumps(figures | figures.pop("totals")) if as_json else line)
+    figures.update(figures.pop("totals"))
+    print(json.dumps(figures) if as_json else line)

@@ -13,22 +13,23 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
+from s3vfs.data import holes
 from s3vfs.data.cache import Cache
+from s3vfs.data.cloning import Cloner
 from s3vfs.data.failures import again, local_disk
 from s3vfs.data.fetch import DamagedSector, Fetcher
-from s3vfs.data.layout import Part, Unit, resolve
+from s3vfs.data.layout import Part, resolve
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
 from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
 from s3vfs.data.publish import Publisher
-from s3vfs.data.readahead import Readahead
+from s3vfs.data.readahead import Pool, Readahead
 from s3vfs.data.room import Room
 from s3vfs.data.upkeep import Upkeep
 from s3vfs.data.upload import Uploader
@@ -69,11 +70,13 @@ class Contents:
         self._files: dict[int, OpenFile] = {}
         self.cache = cache
         self.fetcher = Fetcher(session, cache, sizes, limits)
+        self._ahead = Pool(lambda: self.fetcher.room_bytes)
         self.uploader = Uploader(session, sizes, limits, cache.store_object)
         self.packer = Packer(session, self.uploader, sizes.object_bytes)
         self._publisher = Publisher(session, sizes, limits, self.uploader, self.packer, trio.current_time)
         self._room = Room(folder, limits, self._files)
         self._upkeep = Upkeep(session, folder, cache, self._files, self._publisher, self._room, sizes, limits, spill)
+        self._cloner = Cloner(session, self._upkeep)
         session.listen(self._changed, reloaded=self._reloaded)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -121,7 +124,7 @@ class Contents:
 
     def readahead(self) -> Readahead:
         """A new handle's state."""
-        return Readahead(self._limits.readahead_first_bytes, self._limits.readahead_most_bytes)
+        return Readahead(self._limits.readahead_first_bytes, self._limits.readahead_most_bytes, self._ahead)
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -138,10 +141,36 @@ class Contents:
                 mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
                 atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
                 ctime_ns = max(ctime_ns, layer.ctime_ns)
-        allocated = min(size, inode.allocated + working.unpublished_bytes)
+        allocated = min(size, self._published_bytes(ino, inode, working) + working.unpublished_bytes)
         return msgspec.structs.replace(
             inode, size=size, allocated=allocated, mtime_ns=mtime_ns, atime_ns=atime_ns, ctime_ns=ctime_ns
         )
+
+    def _published_bytes(self, ino: int, inode: Inode, working: WorkingFile) -> int:
+        """What of the inode's allocated bytes unpublished holes and truncates have left."""
+        layers = [layer for layer in (working.captured, working.pending) if layer is not None]
+        if not any(layer.holes or layer.low is not None for layer in layers):
+            return inode.allocated
+        with self._session.view() as txn:
+            return max(0, inode.allocated - holes.hidden_bytes(Rows(txn), working))
+
+    def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
+        """See `holes.seek`. Raises PosixError ESTALE."""
+        with self._session.view() as txn:
+            rows = Rows(txn)
+            inode = rows.inode(ino)
+            if inode is None:
+                raise PosixError(errno.ESTALE)
+            return holes.seek(rows, ino, self._working(ino), offset, inode.size, data=data)
+
+    def data_bytes(self, ino: int, start: int, end: int) -> int:
+        """How many bytes of [start, end) take space."""
+        with self._session.view() as txn:
+            return holes.data_bytes(Rows(txn), ino, self._working(ino), start, end)
+
+    def _working(self, ino: int) -> WorkingFile | None:
+        file = self._files.get(ino)
+        return None if file is None else file.working
 
     def set_times(self, ino: int, atime_ns: int | None, mtime_ns: int | None) -> bool:
         """utimensat. True: the file has unpublished changes and the times go out with them. False: nothing was done,
@@ -192,6 +221,41 @@ class Contents:
             with local_disk():
                 file.working.truncate(size, self._session.environment.wall_ns(), trio.current_time())
         self._upkeep.wake()
+
+    async def punch(self, ino: int, offset: int, length: int) -> None:
+        """Make a hole; the size stays. In the journal with the next publish of the file."""
+        self._upkeep.check()
+        file = self._writable(ino)
+        async with file.storing:
+            self._upkeep.check()
+            end = min(offset + length, self._size(file))
+            if offset < end:
+                with local_disk():
+                    file.working.punch(offset, end, self._session.environment.wall_ns(), trio.current_time())
+                    await self._session.environment.run(file.working.free, offset, end)
+        self._room.freed()
+        self._upkeep.wake()
+
+    async def extend(self, ino: int, size: int) -> None:
+        """The size becomes `size` where it is less. In the journal with the next publish of the file."""
+        self._upkeep.check()
+        file = self._writable(ino)
+        async with file.storing:
+            self._upkeep.check()
+            if self._size(file) < size:
+                with local_disk():
+                    file.working.extend(size, self._session.environment.wall_ns(), trio.current_time())
+        self._upkeep.wake()
+
+    async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
+        """See `Cloner.clone`; both inodes are open."""
+        self._upkeep.check()
+        return await self._cloner.clone(self._files[source], source_offset, self._files[ino], offset, length)
+
+    def _size(self, file: OpenFile) -> int:
+        with self._session.view() as txn:
+            inode = Rows(txn).inode(file.ino)
+        return file.working.size_over(0 if inode is None else inode.size)
 
     def _writable(self, ino: int) -> OpenFile:
         """The file, with the version noted that its first unpublished change is made on. Raises PosixError ESTALE."""
@@ -389,14 +453,11 @@ class Contents:
     def _read_ahead(self, file: OpenFile | None, ino: int, readahead: Readahead, offset: int, end: int) -> None:
         first, last = readahead.advance(offset, end)
         if first < last:
-            self.fetcher.begin([unit for unit in self._units(file, ino, first, last) if not self.cache.knows(unit)])
-
-    def _units(self, file: OpenFile | None, ino: int, first: int, last: int) -> Iterator[Unit]:
-        seen: set[Unit] = set()
-        for part, _ in self._plan(file, ino, first, last - first):
-            if part.unit is not None and part.unit not in seen:
-                seen.add(part.unit)
-                yield part.unit
+            parts = self._plan(file, ino, first, last - first)
+            planned = parts[-1][0].end if parts else first
+            readahead.end_of_file = planned if planned < last else None
+            units = dict.fromkeys(part.unit for part, _ in parts if part.unit is not None)
+            self.fetcher.begin([unit for unit in units if not self.cache.knows(unit)])
 
     # -- what others do -----------------------------------------------------------------------------------------------
 

@@ -17,15 +17,13 @@ import xxhash
 from s3vfs.data.cache import Cache
 from s3vfs.data.failures import again
 from s3vfs.data.layout import Unit
-from s3vfs.data.protocol import MIB, DataSession, Limits, Sizes, data_key
+from s3vfs.data.protocol import DataSession, Limits, Sizes, data_key
 from s3vfs.errors import Damaged, S3vfsError, StoreUnreachable
 
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
-# Sectors that the cache disk did not take, kept in memory for the reader who comes back for their other half.
-_SPARE_BYTES = 32 * MIB
 
 
 class DamagedSector(Damaged):
@@ -69,7 +67,13 @@ class Fetcher:
         self._spare_bytes = 0
         self._room = trio.CapacityLimiter(limits.fetches)
         self._nursery: trio.Nursery | None = None
+        self._homeless = False
         self.counters = FetchCounters()
+
+    @property
+    def room_bytes(self) -> int:
+        """How much may be fetched ahead of all readers: what the cache does not take has only memory to wait in."""
+        return self._limits.spare_bytes if self._homeless else self._limits.ahead_bytes
 
     def start(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -167,6 +171,7 @@ class Fetcher:
                     raise
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        self._homeless = not all(kept)
         for index, (unit, flight) in enumerate(run):
             data = parts[index]
             if index in bad:
@@ -219,7 +224,7 @@ class Fetcher:
         copy = bytes(data)  # not the whole answer that it is a part of
         self._spare[(unit.object, unit.sector)] = copy
         self._spare_bytes += len(copy)
-        while self._spare_bytes > _SPARE_BYTES:
+        while self._spare_bytes > self._limits.spare_bytes:
             _, oldest = self._spare.popitem(last=False)
             self._spare_bytes -= len(oldest)
 

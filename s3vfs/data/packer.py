@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import trio
 
 from s3vfs.data.failures import LocalDiskError, local_disk
-from s3vfs.data.protocol import DataSession
+from s3vfs.data.protocol import DataSession, Pledge
 from s3vfs.data.upload import Uploaded, Uploader
 from s3vfs.errors import Unpublished
 from s3vfs.namespace.ops import AnyOp
@@ -28,17 +28,24 @@ _PACK_OPS = 4_000
 @dataclass(slots=True)
 class Parcel:
     """`fill` copies its `length` bytes into the pack, in a worker thread. `ops(object, offset)` are its ops, given
-    where it lies, none of them a declaration; `weight` is about how many. `about_to_commit(object)` is called just
-    before."""
+    where it lies, none of them a declaration; `weight` is about how many. `sent` is called once they are queued, before
+    they can be on their way; `pledge` is there from then on."""
 
     length: int
     fill: Callable[[memoryview], None]
     ops: Callable[[bytes, int], Sequence[AnyOp]]
     weight: int = 1
-    about_to_commit: Callable[[bytes], None] | None = None
+    sent: Callable[[], None] | None = None
+    pledge: Pledge | None = None
+    first: int = 0
+    share: int = 0
     done: trio.Event = field(default_factory=trio.Event)
     verdicts: list[Verdict] = field(default_factory=list)
     error: Exception | None = None
+
+    def own(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """Its share of the pack's verdicts."""
+        return verdicts[self.first : self.first + self.share]
 
 
 class Packer:
@@ -114,22 +121,22 @@ class Packer:
 
     async def _commit(self, parcels: list[Parcel], pack: Uploaded) -> None:
         ops: list[AnyOp] = [pack.declare()]
-        shares: list[int] = []
         offset = 0
         for parcel in parcels:
-            own: Sequence[AnyOp] = ()
+            parcel.first = len(ops)
             if parcel.error is None:
-                if parcel.about_to_commit is not None:
-                    parcel.about_to_commit(pack.object)
-                own = parcel.ops(pack.object, offset)
-            shares.append(len(own))
-            ops += own
+                ops += parcel.ops(pack.object, offset)
+            parcel.share = len(ops) - parcel.first
             offset += parcel.length
-        verdicts = await self._session.commit(ops)
-        at = 1
-        for parcel, share in zip(parcels, shares, strict=True):
-            parcel.verdicts = verdicts[at : at + share]
-            at += share
+        pledge = self._session.send(ops)
+        for parcel in parcels:
+            if parcel.error is None:
+                parcel.pledge = pledge
+                if parcel.sent is not None:
+                    parcel.sent()
+        verdicts = await pledge.verdicts()
+        for parcel in parcels:
+            parcel.verdicts = parcel.own(verdicts)
 
 
 def _fill(parcels: list[Parcel], body: memoryview) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol
 import xxhash
 
 from s3vfs.environment import Environment
+from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp
 from s3vfs.namespace.transaction import ReadTransaction
@@ -22,6 +23,24 @@ from s3vfs.namespace.verdict import Verdict
 from s3vfs.objects.protocol import Store
 
 MIB = 1024 * 1024
+
+
+class Pledge(Protocol):
+    """Ops on their way into the journal, all of one group."""
+
+    @property
+    def number(self) -> int:
+        """The number of the last op: once that is in the journal, all are."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether asking again can tell no more."""
+        ...
+
+    async def verdicts(self) -> list[Verdict]:
+        """As `commit`. May be asked again after StoreUnreachable or a cancellation."""
+        ...
 
 
 class DataSession(Protocol):
@@ -37,8 +56,25 @@ class DataSession(Protocol):
         """Base and overlay. Synchronous use, never across an await."""
         ...
 
-    async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
-        """One group, in order; returns after its record is applied. Raises SessionFenced, ReadOnly, StoreError."""
+    @property
+    def incarnation(self) -> int: ...
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this session is the one that an earlier process here was (R13)."""
+        ...
+
+    def refusal(self) -> S3vfsError | None:
+        """Why nothing can be committed any more: SessionFenced or ReadOnly; None while it can."""
+        ...
+
+    def send(self, ops: Sequence[AnyOp]) -> Pledge:
+        """Queue one group, in order; it is not on its way before the next checkpoint. Raises SessionFenced, ReadOnly;
+        asking for its verdicts raises those, and StoreUnreachable when its fate is not known in time."""
+        ...
+
+    def landed(self, incarnation: int, number: int) -> bool:
+        """Whether op `number` that this session sent as `incarnation` is in the journal, whatever its verdict."""
         ...
 
     async def fresh(self, within_s: float | None = None) -> None:
@@ -103,6 +139,11 @@ class Limits:
     # Readahead window of one handle, first and largest.
     readahead_first_bytes: int = MIB
     readahead_most_bytes: int = 32 * MIB
+    # Bytes fetched ahead of all readers together: what the fetches under way bring within about a second.
+    ahead_bytes: int = 128 * MIB
+    # Sectors that the cache disk did not take, kept in memory for the reader who comes back for their other half, or
+    # comes to what was fetched ahead. Readahead has no more room than this while the cache takes nothing.
+    spare_bytes: int = 32 * MIB
     # Local reads and writes up to this size are done in place: a memory copy is shorter than a change of threads.
     inline_bytes: int = 256 * 1024
 

@@ -1,28 +1,30 @@
 """From a working file to the journal: what one inode's unpublished changes are as objects and ops (R9).
 
-Order within an inode: the observed truncate, then the bytes, then the access time. Whole settled regions are objects
-of their own, uploaded early where the writer allows it; everything else goes into packs. Knows no handles and no
-failures' bookkeeping.
+Order within an inode: the observed truncate, then the holes, then the bytes, then the access time. Whole settled
+regions are objects of their own, uploaded early where the writer allows it; everything else goes into packs. Knows no
+handles and no failures' bookkeeping.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 import trio
 
+from s3vfs.data.delivery import Delivery
 from s3vfs.data.gather import gather
 from s3vfs.data.packer import Packer, Parcel
-from s3vfs.data.pending import Pending
+from s3vfs.data.pending import Pending, Share
 from s3vfs.data.protocol import DataSession, Limits, Sizes
 from s3vfs.data.ranges import RangeSet
 from s3vfs.data.upload import Uploaded, Uploader
 from s3vfs.data.working import WorkingFile
-from s3vfs.errors import PosixError, SessionFenced
-from s3vfs.namespace.ops import AnyOp, ExtentWrite, Setattr, SetattrMask, Write
+from s3vfs.errors import PosixError, SessionFenced, StoreUnreachable
+from s3vfs.namespace.ops import AnyOp, ExtentWrite, Punch, Setattr, SetattrMask, Write
 from s3vfs.namespace.rows import Rows
 from s3vfs.namespace.verdict import FENCED, Verdict
 
@@ -32,6 +34,8 @@ _log = logging.getLogger(__name__)
 _REGIONS_IN_COMMIT = 64
 # Pieces of one parcel: bounds the WRITE op, about 40 bytes each.
 _PIECES_IN_PARCEL = 4_096
+# Holes of one commit, an op each; a record takes 10,000 (docs/format.md, 8), others want room in it.
+_HOLES_IN_COMMIT = 1_000
 
 Piece = tuple[int, int]  # [start, end) of the file
 
@@ -159,33 +163,49 @@ class Publisher:
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     async def publish(self, file: WorkingFile) -> None:
-        """Commit everything that is pending now. What could not be committed is pending again afterwards.
+        """Commit everything that is pending now. What could not be committed is pending again afterwards; what was
+        sent, and may still take effect, is decided first by the next publish.
 
         Raises the store's and the session's errors, PosixError with the errno of a refused op.
         """
+        if file.captured is not None:
+            await self._decide(file)
         if not file.pending:
             return
         captured = file.capture()
         try:
             await self._send(file, captured)
-            self._finished(captured)
         finally:
+            self._release(file)
+
+    def _release(self, file: WorkingFile) -> None:
+        if file.captured is not None and not file.undecided:
             file.release(now_s=self._now_s())
 
-    @staticmethod
-    def _finished(captured: Pending) -> None:
-        captured.dirty.clear()
-        captured.low = captured.mtime_ns = captured.atime_ns = None
-        captured.end = 0
+    async def _decide(self, file: WorkingFile) -> None:
+        """Learn what became of the commits of an earlier publish. Raises StoreUnreachable while that cannot be known;
+        what was refused is pending again, to be tried anew."""
+        for delivery in tuple(file.undecided):
+            try:
+                await self._conclude(file, delivery, delivery.ask_again)
+            except PosixError as error:
+                _log.info("inode %d: an earlier commit was refused: %s", file.ino, error)
+            except StoreUnreachable:
+                if delivery in file.undecided:
+                    raise
+        self._release(file)
 
     async def _send(self, file: WorkingFile, captured: Pending) -> None:
+        while len(captured.holes) > _HOLES_IN_COMMIT:
+            share = self._share(file, captured, RangeSet(), final=False)
+            await self._commit(file, share, self._cuts(file, captured))
         regions, groups = divide(captured.dirty, self._sizes.object_bytes)
         one_commit = len(regions) <= _REGIONS_IN_COMMIT and len(groups) <= 1
         if not one_commit:
             for at in range(0, len(regions), _REGIONS_IN_COMMIT):
                 await self._send_regions(file, captured, regions[at : at + _REGIONS_IN_COMMIT])
-            if captured.low is not None:
-                await self._commit(file, captured, RangeSet(), self._truncation(file, captured))
+            share = self._share(file, captured, RangeSet(), final=False)
+            await self._commit(file, share, self._cuts(file, captured))
             await gather(partial(self._send_last, file, captured, [], group, False) for group in groups[:-1])
             regions, groups = [], groups[-1:]
         await self._send_last(file, captured, regions, groups[0] if groups else [], True)
@@ -203,16 +223,16 @@ class Publisher:
         placed = await self._upload_regions(file, regions)
         parts = RangeSet(self._span(index) for index in regions)
         ops: list[AnyOp] = [uploaded.declare() for uploaded in placed.values()]
-        ops += self._truncation(file, captured)
+        ops += self._cuts(file, captured)
         ops.append(self._write(file, captured, self._own_extents(placed), parts.end))
-        await self._commit(file, captured, parts, ops)
+        await self._commit(file, self._share(file, captured, parts, final=False), ops)
         self._remember(file, placed)
 
     async def _send_last(
         self, file: WorkingFile, captured: Pending, regions: Sequence[int], group: list[Piece], final: bool
     ) -> None:
-        """One commit: whole regions, a truncate that is still due, one group of pieces in a pack, and, when `final`,
-        size and times."""
+        """One commit: whole regions, a truncate and holes that are still due, one group of pieces in a pack, and, when
+        `final`, size and times."""
         placed = await self._upload_regions(file, regions)
         parts = RangeSet((*(self._span(index) for index in regions), *group))
         own = self._own_extents(placed)
@@ -223,16 +243,18 @@ class Publisher:
             for start, end in group:
                 extents.append(ExtentWrite(start, end - start, pack, offset))
                 offset += end - start
-            ops = declarations + self._truncation(file, captured)
+            ops = declarations + self._cuts(file, captured)
             size = captured.end if final else parts.end
             if extents or size > (captured.low or 0):
                 ops.append(self._write(file, captured, extents, size))
             if final:
-                ops += self._times(file, captured, written=bool(extents) or captured.low is not None)
+                cut = captured.low is not None and not captured.holes
+                ops += self._times(file, captured, written=bool(extents) or cut)
             return ops
 
+        share = self._share(file, captured, parts, final=final)
         if not group:
-            await self._commit(file, captured, parts, ops_at(b"", 0))
+            await self._commit(file, share, ops_at(b"", 0))
             self._remember(file, placed)
             return
 
@@ -242,35 +264,84 @@ class Publisher:
                 file.load_into(start, body[at : at + end - start])
                 at += end - start
 
-        def about_to_commit(pack: bytes) -> None:
-            if final:
-                file.log.publishing(pack)
-
-        foreign = file.foreign
         length = sum(end - start for start, end in group)
-        parcel = Parcel(length, fill, ops_at, len(declarations) + 3, about_to_commit)
-        self._conclude(file, captured, parts, await self._packer.send(parcel), foreign)
+        parcel = Parcel(length, fill, ops_at, len(declarations) + len(captured.holes) + 3)
+        delivery = Delivery(share, file.foreign, parcel)
+        parcel.sent = partial(self._note, file, delivery)
+        await self._conclude(file, delivery, partial(self._packer.send, parcel))
         self._remember(file, placed)
 
-    async def _commit(self, file: WorkingFile, captured: Pending, parts: RangeSet, ops: Sequence[AnyOp]) -> None:
-        if not ops:
-            return
-        foreign = file.foreign
-        self._conclude(file, captured, parts, await self._session.commit(ops), foreign)
+    def _share(self, file: WorkingFile, captured: Pending, parts: RangeSet, *, final: bool) -> Share:
+        cut = captured.low is not None
+        holes = self._next_holes(captured)
+        with self._session.view() as txn:
+            rows = Rows(txn)
+            inode = rows.inode(file.ino)
+            bites = any(next(rows.extents(file.ino, start, end), None) is not None for start, end in holes)
+        grows = final and inode is not None and captured.end > inode.size
+        contents = bool(parts) or cut or bites or grows
+        return Share(parts, holes, cut, final, contents, 0 if inode is None else inode.version)
 
-    def _conclude(
-        self, file: WorkingFile, captured: Pending, parts: RangeSet, verdicts: Sequence[Verdict], foreign: int
+    @staticmethod
+    def _next_holes(captured: Pending) -> RangeSet:
+        return RangeSet(islice(captured.holes, _HOLES_IN_COMMIT))
+
+    async def _commit(self, file: WorkingFile, share: Share, ops: Sequence[AnyOp]) -> None:
+        if not ops:
+            file.committed(share, keep=False)
+            return
+        delivery = Delivery(share, file.foreign, pledge=self._session.send(ops))
+        self._note(file, delivery)
+        await self._conclude(file, delivery, delivery.ask_again)
+
+    def _note(self, file: WorkingFile, delivery: Delivery) -> None:
+        """Before the commit can be on its way: the process may be killed from now on."""
+        if file.captured is None:
+            return  # let go of meanwhile: the inode is gone, or its bytes are spilled
+        try:
+            file.log.sent(self._session.incarnation, delivery.number, delivery.share)
+        except OSError as error:  # it is queued, and goes on
+            _log.warning("inode %d: a kill now would publish its bytes twice: %s", file.ino, error)
+
+    async def _conclude(
+        self, file: WorkingFile, delivery: Delivery, answer: Callable[[], Awaitable[Sequence[Verdict]]]
     ) -> None:
+        """Wait for the answer and draw the consequences. While there is none, the delivery stays undecided."""
+        if delivery not in file.undecided:
+            file.undecided.append(delivery)
+        verdicts: Sequence[Verdict] = ()
+        try:
+            verdicts = await answer()
+        except Exception as error:
+            if delivery.on_its_way:
+                raise
+            file.undecided.remove(delivery)
+            if not isinstance(error, StoreUnreachable) or not self._unheard(file.ino, delivery):
+                raise
+        else:
+            file.undecided.remove(delivery)
         for verdict in verdicts:
             if verdict.errno == FENCED:
                 raise SessionFenced("this session was evicted", hint="mount again; unpublished bytes are kept")
             if verdict.errno:
                 raise PosixError(verdict.errno)
-        captured.low = None
         with self._session.view() as txn:
             inode = Rows(txn).inode(file.ino)
         file.base_version = 0 if inode is None else inode.version
-        file.committed(parts, keep=file.foreign == foreign)
+        file.committed(delivery.share, keep=file.foreign == delivery.foreign)
+
+    def _unheard(self, ino: int, delivery: Delivery) -> bool:
+        number = delivery.number
+        return number > 0 and self.took_effect(ino, self._session.incarnation, number, delivery.share)
+
+    def took_effect(self, ino: int, incarnation: int, number: int, share: Share) -> bool:
+        """Whether a commit whose verdicts nobody has heard took effect: it is in the journal, and where it changes
+        contents the inode's version has moved since it was sent."""
+        if not self._session.landed(incarnation, number):
+            return False
+        with self._session.view() as txn:
+            inode = Rows(txn).inode(ino)
+        return inode is None or not share.contents or inode.version > share.version
 
     def _remember(self, file: WorkingFile, placed: dict[int, Uploaded]) -> None:
         """Regions whose bytes here are exactly an object's, for the cache."""
@@ -287,16 +358,19 @@ class Publisher:
         size = self._sizes.object_bytes
         return [ExtentWrite(index * size, size, uploaded.object, 0) for index, uploaded in sorted(placed.items())]
 
-    def _truncation(self, file: WorkingFile, captured: Pending) -> list[AnyOp]:
-        """The observed truncate, unless a commit of this publish has carried it already."""
-        if captured.low is None:
-            return []
-        mtime_ns = captured.mtime_ns or captured.ctime_ns
-        mask = SetattrMask.SIZE | SetattrMask.MTIME
-        return [Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns)]
+    def _cuts(self, file: WorkingFile, captured: Pending) -> list[AnyOp]:
+        """The observed truncate and the next holes, unless a commit of this publish has carried them already."""
+        ops: list[AnyOp] = []
+        if captured.low is not None:
+            mtime_ns = captured.ctime_ns if captured.mtime_ns is None else captured.mtime_ns
+            mask = SetattrMask.SIZE | SetattrMask.MTIME
+            ops.append(Setattr(file.ino, mask, 0, 0, 0, captured.low, 0, mtime_ns, captured.ctime_ns))
+        for start, end in self._next_holes(captured):
+            ops.append(Punch(file.ino, start, end - start, captured.ctime_ns))
+        return ops
 
     def _write(self, file: WorkingFile, captured: Pending, extents: Sequence[ExtentWrite], size: int) -> Write:
-        mtime_ns = captured.mtime_ns or captured.ctime_ns
+        mtime_ns = captured.ctime_ns if captured.mtime_ns is None else captured.mtime_ns
         return Write(file.ino, tuple(extents), size, mtime_ns, captured.ctime_ns)
 
     def _times(self, file: WorkingFile, captured: Pending, *, written: bool) -> list[AnyOp]:

@@ -22,16 +22,18 @@ from pathlib import Path
 
 import xxhash
 
-from s3vfs.data.pending import Pending
+from s3vfs.data.pending import Pending, Share
+from s3vfs.data.ranges import RangeSet
 
-_MAGIC = b"S3VFSWL1"
+_MAGIC = b"S3VFSWL2"
 _HEAD = struct.Struct(">8sQQ16s")
 _CHECK = struct.Struct(">Q")
 _ENTRY = struct.Struct(">IQQQ")
 _ENTRY_CHECK = struct.Struct(">I")
 HEADER_BYTES = 64
 ENTRY_BYTES = 32
-_UNSET = 2**64 - 1
+_UNSET = -(2**63)  # no time that a row can carry
+_MASK = 2**64 - 1  # times may lie before 1970: they are kept as signed numbers
 
 
 class _Kind(enum.IntEnum):
@@ -39,7 +41,13 @@ class _Kind(enum.IntEnum):
     TRUNCATE = 2  # size, 0, mtime
     TIMES = 3  # atime, mtime, ctime; _UNSET leaves one as it was
     CAPTURE = 4  # everything before this entry is what a publish is about to commit
-    PUBLISHING = 5  # object id, 0: if that object has a row, everything before the last CAPTURE is in the journal
+    PUNCH = 6  # offset, length, mtime
+    EXTEND = 7  # the least size, 0, mtime
+    PART = 8  # offset, length, 1 for a hole: bytes that the next SENT carries
+    SENT = 9  # incarnation, op number, version * 8 + flags: a commit of what was captured has been queued
+
+
+_CUT, _FINAL, _CONTENTS = 1, 2, 4  # flags of SENT, as in Share
 
 
 def _encode(kind: _Kind, first: int, second: int, third: int) -> bytes:
@@ -49,21 +57,22 @@ def _encode(kind: _Kind, first: int, second: int, third: int) -> bytes:
 
 @dataclass(slots=True)
 class Replayed:
-    """What a log says. `settled_by`: object ids, each with the changes that came after its capture: when such an object
-    has a row, only those are left to publish."""
+    """What a log says. `sent`: commits of what was captured, each with its incarnation and op number; `later`: changes
+    after the capture."""
 
     ino: int
     base_version: int
     same_boot: bool
-    pending: Pending
-    settled_by: list[tuple[bytes, Pending]]
+    captured: Pending
+    later: Pending
+    sent: list[tuple[int, int, Share]]
 
-    def remaining(self, has_row: Callable[[bytes], bool]) -> Pending:
-        """What is not in the journal, given which objects have a row."""
-        for object_id, later in reversed(self.settled_by):
-            if has_row(object_id):
-                return later
-        return self.pending
+    def remaining(self, took_effect: Callable[[int, int, Share], bool]) -> Pending:
+        """What is not in the journal, given which commits took effect there."""
+        for incarnation, number, share in self.sent:
+            if took_effect(incarnation, number, share):
+                self.captured.settle(share)
+        return self.captured.followed_by(self.later)
 
 
 class RangeLog:
@@ -123,6 +132,14 @@ class RangeLog:
         self._append(_encode(_Kind.TRUNCATE, size, 0, time_ns))
         self._last = None
 
+    def punch(self, start: int, end: int, time_ns: int) -> None:
+        self._append(_encode(_Kind.PUNCH, start, end - start, time_ns))
+        self._last = None
+
+    def extend(self, size: int, time_ns: int) -> None:
+        self._append(_encode(_Kind.EXTEND, size, 0, time_ns))
+        self._last = None
+
     def times(self, pending: Pending) -> None:
         """Log the times that `pending` now has."""
         self._append(_times(pending))
@@ -133,10 +150,14 @@ class RangeLog:
         self._append(_encode(_Kind.CAPTURE, 0, 0, 0))
         self._last = None
 
-    def publishing(self, object_id: bytes) -> None:
-        """What was captured is about to be committed, all of it with one group that declares this object."""
-        first, second = struct.unpack(">QQ", object_id)
-        self._append(_encode(_Kind.PUBLISHING, first, second, 0))
+    def sent(self, incarnation: int, number: int, share: Share) -> None:
+        """A commit of what was captured is queued, and will be on its way soon. Its parts and itself in one write."""
+        parts = [] if share.final else [(*part, 0) for part in share.parts] + [(*hole, 1) for hole in share.holes]
+        flags = _CUT * share.cut | _FINAL * share.final | _CONTENTS * share.contents
+        entries = [_encode(_Kind.PART, start, end - start, hole) for start, end, hole in parts]
+        entries.append(_encode(_Kind.SENT, incarnation, number, share.version << 3 | flags))
+        os.pwrite(self._fd, b"".join(entries), self._at)
+        self._at += len(entries) * ENTRY_BYTES
         self._last = None
 
     def close(self) -> None:
@@ -151,8 +172,12 @@ def _entries(pending: Pending) -> Iterator[bytes]:
         yield _encode(_Kind.TRUNCATE, pending.low, 0, pending.ctime_ns)
         if pending.end > pending.low:
             yield _encode(_Kind.TRUNCATE, pending.end, 0, pending.ctime_ns)
+    for start, end in pending.holes:
+        yield _encode(_Kind.PUNCH, start, end - start, pending.ctime_ns)
     for start, end in pending.dirty:
         yield _encode(_Kind.WRITE, start, end - start, pending.ctime_ns)
+    if pending.end > max(pending.low or 0, pending.dirty.end):
+        yield _encode(_Kind.EXTEND, pending.end, 0, pending.ctime_ns)
     if pending:
         yield _times(pending)
 
@@ -160,7 +185,7 @@ def _entries(pending: Pending) -> Iterator[bytes]:
 def _times(pending: Pending) -> bytes:
     atime = _UNSET if pending.atime_ns is None else pending.atime_ns
     mtime = _UNSET if pending.mtime_ns is None else pending.mtime_ns
-    return _encode(_Kind.TIMES, atime, mtime, pending.ctime_ns)
+    return _encode(_Kind.TIMES, atime & _MASK, mtime & _MASK, pending.ctime_ns)
 
 
 def replay(path: Path, boot_id: str) -> Replayed | None:
@@ -172,21 +197,26 @@ def replay(path: Path, boot_id: str) -> Replayed | None:
     _, ino, base_version, boot = _HEAD.unpack_from(raw)
     if _CHECK.unpack_from(raw, _HEAD.size)[0] != xxhash.xxh3_64_intdigest(raw[: _HEAD.size]):
         return None
-    found = Replayed(ino, base_version, boot == xxhash.xxh3_128_digest(boot_id.encode()), Pending(), [])
-    later: Pending | None = None
+    same_boot = boot == xxhash.xxh3_128_digest(boot_id.encode())
+    found = Replayed(ino, base_version, same_boot, Pending(), Pending(), [])
+    parts, holes = RangeSet(), RangeSet()
     for at in range(HEADER_BYTES, len(raw) - ENTRY_BYTES + 1, ENTRY_BYTES):
         body = raw[at + _ENTRY_CHECK.size : at + ENTRY_BYTES]
         if _ENTRY_CHECK.unpack_from(raw, at)[0] != xxhash.xxh32_intdigest(body):
             break
         kind, first, second, third = _ENTRY.unpack(body)
         if kind == _Kind.CAPTURE:
-            later = Pending()
-        elif kind == _Kind.PUBLISHING and later is not None:
-            found.settled_by.append((struct.pack(">QQ", first, second), later))
+            # After an earlier one only where the disk has refused a new log: what was sent then is not told apart.
+            found.captured, found.later = found.captured.followed_by(found.later), Pending()
+            found.sent.clear()
+        elif kind == _Kind.PART:
+            (holes if third else parts).add(first, first + second)
+        elif kind == _Kind.SENT:
+            cut, final, contents = (bool(third & flag) for flag in (_CUT, _FINAL, _CONTENTS))
+            found.sent.append((first, second, Share(parts, holes, cut, final, contents, third >> 3)))
+            parts, holes = RangeSet(), RangeSet()
         else:
-            _enact(found.pending, kind, first, second, third)
-            if later is not None:
-                _enact(later, kind, first, second, third)
+            _enact(found.later, kind, first, second, third)
     return found
 
 
@@ -195,7 +225,14 @@ def _enact(layer: Pending, kind: int, first: int, second: int, third: int) -> No
         layer.write(first, first + second, third)
     elif kind == _Kind.TRUNCATE:
         layer.truncate(first, third)
+    elif kind == _Kind.PUNCH:
+        layer.punch(first, first + second, third)
+    elif kind == _Kind.EXTEND:
+        layer.extend(first, third)
     elif kind == _Kind.TIMES:
-        atime = None if first == _UNSET else first
-        mtime = None if second == _UNSET else second
-        layer.set_times(atime, mtime, third)
+        layer.set_times(_time(first), _time(second), third)
+
+
+def _time(logged: int) -> int | None:
+    time_ns = logged - (_MASK + 1) if logged >> 63 else logged
+    return None if time_ns == _UNSET else time_ns

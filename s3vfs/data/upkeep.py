@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -72,6 +74,10 @@ class Upkeep:
         """Raises SessionFenced when nothing of this mount can be committed any more: handles give EIO."""
         if self._fenced is not None:
             raise SessionFenced(self._fenced.message, hint=self._fenced.hint)
+        refusal = self._session.refusal()
+        if isinstance(refusal, SessionFenced):
+            self.wake()
+            raise refusal
 
     def wake(self) -> None:
         """There are unpublished changes."""
@@ -101,6 +107,18 @@ class Upkeep:
         self.retire(file)
         if file.failure is not None:
             raise again(file.failure)
+
+    @asynccontextmanager
+    async def published(self, file: OpenFile) -> AsyncIterator[None]:
+        """As `publish`, and inside no other publish of the file is under way; orphans too."""
+        if file.failure is not None and file.lost:
+            raise again(file.failure)
+        async with file.publishing:
+            if file.working.dirty:
+                await self._attempt(file, orphans=True)
+            if file.failure is not None:
+                raise again(file.failure)
+            yield
 
     async def publish_all(self) -> None:
         """Every file with unpublished changes."""
@@ -169,6 +187,10 @@ class Upkeep:
                 continue
             hurry, self._hurry = self._hurry or self._crowded(), False
             now_s = trio.current_time()
+            refusal = self._session.refusal()
+            if isinstance(refusal, SessionFenced) and self._fenced is None:
+                self._fenced = refusal
+                await self._give_up_all(refusal)
             if self._fenced is None:
                 for file in dirty:
                     self.settled(file)
@@ -282,8 +304,8 @@ class Upkeep:
     # -- after a restart ----------------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
-        """Take up the working files that an earlier daemon left. After another boot their bytes are doubtful:
-        spilled."""
+        """Take up the working files that an earlier daemon left. After another boot their bytes are doubtful, and those
+        of a session that is not ours any more may be outdated: spilled (R13)."""
         with local_disk():
             logs = sorted(self._folder.glob("*.log"))
             found = [(path, replay(path, self._session.environment.boot_id)) for path in logs]
@@ -300,9 +322,10 @@ class Upkeep:
     async def _take_up(self, replayed: Replayed) -> None:
         environment = self._session.environment
         with self._session.view() as txn:
-            rows = Rows(txn)
-            inode = rows.inode(replayed.ino)
-            pending = replayed.remaining(lambda object_id: rows.object(object_id) is not None)
+            inode = Rows(txn).inode(replayed.ino)
+        # Another session's op numbers say nothing about this one's row.
+        took_effect = partial(self._publisher.took_effect, replayed.ino)
+        pending = replayed.remaining(took_effect if self._session.resumed else lambda *_: False)
         working = WorkingFile.place(
             self._folder, replayed.ino, environment.boot_id, self._sizes.object_bytes, left_behind=True
         )
@@ -311,9 +334,10 @@ class Upkeep:
                 _log.warning("unpublished bytes of inode %d go with it: it is gone", replayed.ino)
             working.remove()
             return
-        if not replayed.same_boot:
+        if not (replayed.same_boot and self._session.resumed):
+            reason = "the machine was restarted" if not replayed.same_boot else "the session that has them was ended"
             working.pending = pending
-            await self._keep(working, "the machine was restarted before these bytes were in the bucket")
+            await self._keep(working, f"{reason} before these bytes were in the bucket")
             working.remove()
             return
         with local_disk():

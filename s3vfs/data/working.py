@@ -5,8 +5,13 @@ sparse file. Reading goes from the newest to the oldest: `pending` (not captured
 way), `valid` (own published bytes that nobody has changed since), and under them the extents of the inode.
 
 Crash matrix: bytes are written first, then the log entry, then the write is acknowledged; a kill between any two
-leaves acknowledged bytes dirty and others undecided, as POSIX allows. A publish compacts the log after its verdict; a
-kill before that is seen by the PUBLISHING entry (see rangelog).
+leaves acknowledged bytes dirty and others undecided, as POSIX allows. Each commit of a publish (bytes, truncate, times;
+regions that were uploaded early among them) is in the log, by its op number, before it can be in the journal; a publish
+compacts the log after its last verdict. So after a kill anywhere between, the session's row tells which commits took
+effect, and exactly the others are published. The same holds for a live daemon that has lost its patience: `undecided`
+commits keep the capture until the journal has told. Two doubts remain. A commit that is in the journal counts as
+accepted when the inode's version has moved; had it been refused (quota), and another client written to the file
+within the same moments, its bytes would be dropped. And an entry that the local disk did not take is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3vfs.data.pending import ENDLESS, Pending
+from s3vfs.data.delivery import Delivery
+from s3vfs.data.pending import ENDLESS, Pending, Share
 from s3vfs.data.punch import punch
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.data.ranges import RangeSet
@@ -43,7 +49,8 @@ class Region:
 @dataclass(slots=True)
 class WorkingFile:
     """`base_version`: the inode's version that the clean bytes belong to. `foreign`: counts contents changed by others.
-    `sums`: the checksums of regions that became objects of their own; they count where the region is `valid`."""
+    `sums`: the checksums of regions that became objects of their own; they count where the region is `valid`.
+    `undecided`: commits of `captured` whose fate is not known."""
 
     ino: int
     path: Path
@@ -59,6 +66,7 @@ class WorkingFile:
     run_start: int = 0
     last_end: int = -1
     foreign: int = 0
+    undecided: list[Delivery] = field(default_factory=list)
     fd: int = -1
     _logging: bool = False
     _made: bool = False
@@ -114,6 +122,15 @@ class WorkingFile:
             self.regions[index] = Region(self._changes, now_s)
             self.sums.pop(index, None)
 
+    def _outdate(self, start: int, end: int) -> None:
+        """As `touch`, for a range of any length: only regions that something is known of."""
+        size = self.object_bytes
+        for index in [index for index in self.regions if index * size < end and (index + 1) * size > start]:
+            self._changes += 1
+            self.regions[index] = Region(self._changes, self.regions[index].touched_s)
+        for index in [index for index in self.sums if index * size < end and (index + 1) * size > start]:
+            del self.sums[index]
+
     @contextmanager
     def changing(self, start: int, end: int) -> Iterator[None]:
         """Inside, bytes of [start, end) are stored and then noted by `written`. Where that fails, what is there now is
@@ -146,7 +163,11 @@ class WorkingFile:
         if start != self.last_end:
             self.run_start = start
         self.last_end = end
-        if self.log.entries > _COMPACT_ENTRIES + 4 * len(self.pending.dirty) and self.captured is None:
+        self._compact()
+
+    def _compact(self) -> None:
+        ranges = len(self.pending.dirty) + len(self.pending.holes)
+        if self.log.entries > _COMPACT_ENTRIES + 4 * ranges and self.captured is None:
             self.log.start(self.base_version, self.pending)
 
     def truncate(self, size: int, time_ns: int, now_s: float) -> None:
@@ -163,6 +184,36 @@ class WorkingFile:
         for index in [index for index in self.sums if (index + 1) * self.object_bytes > size]:
             del self.sums[index]
 
+    def punch(self, start: int, end: int, time_ns: int, now_s: float) -> None:
+        """Bytes [start, end) are zeros from now on; `free` gives their local space back. Raises OSError."""
+        self.open()
+        self._log().punch(start, end, time_ns)
+        if not self.pending:
+            self.dirty_since_s = now_s
+        self.pending.punch(start, end, time_ns)
+        self.valid.remove(start, end)
+        self._outdate(start, end)
+        self._compact()
+
+    def free(self, start: int, end: int) -> None:
+        """Give the local space of punched bytes back; where the file system cannot, nothing happens. Copies that are
+        being made of them meanwhile get zeros, which is what they are about to become. Raises OSError."""
+        punch(self.open(), start, end - start)
+
+    def extend(self, size: int, time_ns: int, now_s: float) -> None:
+        """The file is at least so long from now on. Raises OSError."""
+        self.open()
+        self._log().extend(size, time_ns)
+        if not self.pending:
+            self.dirty_since_s = now_s
+        self.pending.extend(size, time_ns)
+        self._compact()
+
+    def replaced(self, start: int, end: int) -> None:
+        """Clean bytes of [start, end) are no longer the file's: a commit of this mount's has put others there."""
+        self.valid.remove(start, end)
+        self._outdate(start, end)
+
     def set_times(self, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
         """utimensat on a file with unpublished changes: the times go out with them."""
         self.pending.set_times(atime_ns, mtime_ns, time_ns)
@@ -178,14 +229,16 @@ class WorkingFile:
         self.pending = Pending()
         return self.captured
 
-    def committed(self, parts: RangeSet, *, keep: bool) -> None:
-        """These captured bytes are in the journal. `keep`: they are the inode's present contents, so reading may go on
-        from here."""
+    def committed(self, share: Share, *, keep: bool) -> None:
+        """These captured changes are in the journal. `keep`: their bytes are the inode's present contents, so reading
+        may go on from here."""
         assert self.captured is not None
-        self.captured.dirty.subtract(parts)
+        self.captured.settle(share)
         if not keep:
             return
+        parts = share.parts.copy()
         parts.subtract(self.pending.dirty)
+        parts.subtract(self.pending.holes)
         if self.pending.low is not None:
             parts.remove(self.pending.low, ENDLESS)
         self.valid.update(parts)
@@ -194,6 +247,7 @@ class WorkingFile:
         """The capture is over; what of it has not been committed is pending again. Raises OSError from the log; what is
         in memory is right then, and a restart publishes again what need not be."""
         assert self.captured is not None
+        assert not self.undecided
         rest = self.captured
         self.captured = None
         if rest:
@@ -225,8 +279,10 @@ class WorkingFile:
         return bytes(table)
 
     def discard(self) -> None:
-        """Forget all unpublished changes: the inode is gone."""
+        """Forget all unpublished changes: the inode is gone, or they are kept elsewhere. Not while it is published."""
         self.pending = Pending()
+        self.captured = None
+        self.undecided.clear()
         self.valid.clear()
         self.sums.clear()
         self.regions.clear()
@@ -275,29 +331,21 @@ class WorkingFile:
 
     def split(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
         """[start, end) as (start, end, where) parts: "local" = read it here, "zero", "below" = ask the extents."""
-        for low, high, dirty in self.pending.dirty.split(start, end):
-            if dirty:
-                yield low, high, "local"
+        for low, high, where in self.pending.split(start, end):
+            if where != "below":
+                yield low, high, where
             elif self.captured is None:
-                yield from self._split_clean(low, high, self.pending.low)
+                yield from self._split_clean(low, high)
             else:
-                for first, last, cut in _cut(low, high, self.pending.low):
-                    if cut:
-                        yield first, last, "zero"
-                        continue
-                    for left, right, held in self.captured.dirty.split(first, last):
-                        if held:
-                            yield left, right, "local"
-                        else:
-                            yield from self._split_clean(left, right, self.captured.low)
+                for first, last, inner in self.captured.split(low, high):
+                    if inner != "below":
+                        yield first, last, inner
+                    else:
+                        yield from self._split_clean(first, last)
 
-    def _split_clean(self, start: int, end: int, limit: int | None) -> Iterator[tuple[int, int, str]]:
-        for low, high, cut in _cut(start, end, limit):
-            if cut:
-                yield low, high, "zero"
-                continue
-            for first, last, valid in self.valid.split(low, high):
-                yield first, last, "local" if valid else "below"
+    def _split_clean(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+        for low, high, valid in self.valid.split(start, end):
+            yield low, high, "local" if valid else "below"
 
     def load(self, offset: int, length: int) -> bytes:
         """`length` bytes from the local file; zeros where it has a hole or ends."""
@@ -319,13 +367,3 @@ class WorkingFile:
                 return
             offset += count
             target = target[count:]
-
-
-def _cut(start: int, end: int, limit: int | None) -> Iterator[tuple[int, int, bool]]:
-    """[start, end) as parts below and (True) at or beyond `limit`."""
-    if limit is None or end <= limit:
-        yield start, end, False
-        return
-    if start < limit:
-        yield start, limit, False
-    yield max(start, limit), end, True

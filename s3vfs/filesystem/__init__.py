@@ -5,28 +5,35 @@ and commits it through the journal. Errors are S3vfsError, ordinary ones PosixEr
 """
 
 from s3vfs.filesystem.contracts import (
+    TO_THE_END,
     Caller,
+    Conflict,
     FileContents,
     FilesystemSession,
     Found,
+    LockKind,
     NewAttributes,
     Statistics,
 )
 from s3vfs.filesystem.directories import Directories
-from s3vfs.filesystem.files import Files
+from s3vfs.filesystem.locks import Locks
+from s3vfs.filesystem.ranges import Ranges
 from s3vfs.filesystem.xattrs import ExtendedAttributes
 
 __all__ = [
+    "TO_THE_END",
     "Caller",
+    "Conflict",
     "FileContents",
     "Filesystem",
     "FilesystemSession",
     "Found",
+    "LockKind",
     "NewAttributes",
     "Statistics",
 ]
 
 
-class Filesystem(Files, Directories, ExtendedAttributes):
-    """The whole: names, attributes, files, directories, extended attributes. `keep_orphans` runs beside the
-    calls."""
+class Filesystem(Locks, Ranges, Directories, ExtendedAttributes):
+    """The whole: names, attributes, files, their ranges and locks, directories, extended attributes. `keep_orphans`
+    runs beside the calls."""

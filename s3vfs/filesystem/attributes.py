@@ -7,10 +7,13 @@ import os
 import stat
 from collections.abc import Collection
 
+from msgspec.structs import replace
+
 from s3vfs.errors import PosixError
 from s3vfs.filesystem.contracts import Caller, Found, NewAttributes, Statistics
 from s3vfs.filesystem.core import ATTRIBUTES_WITHIN_S, Core
-from s3vfs.namespace.limits import NAME_MAX_BYTES
+from s3vfs.namespace.attributes import without_privileges
+from s3vfs.namespace.limits import INTEGER_MAX, NAME_MAX_BYTES
 from s3vfs.namespace.ops import AnyOp, Setattr, SetattrMask
 from s3vfs.namespace.rows import Inode, Rows
 
@@ -29,17 +32,20 @@ class Attributes(Core):
 
     async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:
         """Change attributes. A size set by handle is published with the handle's data (close-to-open); one set by path
-        has no close that would publish it, so it is published here."""
+        has no close that would publish it, so it is published here. Times beyond what can be kept become the nearest
+        that can."""
         self._require_writable()
-        mode = new.mode
+        lost = 0
+        if new == NewAttributes():  # chown(2) to nobody in particular: all that it does is to take privileges away
+            lost = SetattrMask.PRIVILEGES | self._lost_privileges(ino, caller)
+        elif (new.size, new.uid, new.gid) != (None, None, None):  # a mode beside these is what the kernel takes away
+            lost = self._lost_privileges(ino, caller)
         if new.size is not None:
-            if mode is None:
-                mode = self._mode_without_privileges(ino, caller)
             await self._truncate(ino, new.size, by_handle=by_handle)
-        atime_ns, mtime_ns = new.atime_ns, new.mtime_ns
+        atime_ns, mtime_ns = _representable(new.atime_ns), _representable(new.mtime_ns)
         if (atime_ns is not None or mtime_ns is not None) and self._contents.set_times(ino, atime_ns, mtime_ns):
             atime_ns = mtime_ns = None
-        await self._commit_attributes(ino, mode, new.uid, new.gid, atime_ns, mtime_ns)
+        await self._commit_attributes(ino, new.mode, new.uid, new.gid, atime_ns, mtime_ns, lost=lost)
         return self._look(ino)
 
     async def _truncate(self, ino: int, size: int, *, by_handle: bool) -> None:
@@ -69,8 +75,11 @@ class Attributes(Core):
         gid: int | None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        *,
+        lost: int = 0,
     ) -> None:
-        mask = 0
+        """`lost`: mask bits of the privileges that go."""
+        mask = lost
         for bit, value in (
             (SetattrMask.MODE, mode),
             (SetattrMask.UID, uid),
@@ -84,22 +93,42 @@ class Attributes(Core):
             return
         time_ns = self._now_ns()
 
-        def evaluate(rows: Rows) -> AnyOp:
-            self._inode(rows, ino)
+        def evaluate(rows: Rows) -> AnyOp | None:
+            inode = self._inode(rows, ino)
+            if self._removed.get(ino) is not None:
+                permissions = stat.S_IMODE(inode.mode if mode is None else mode)
+                changed = replace(
+                    inode,
+                    mode=stat.S_IFMT(inode.mode) | permissions,
+                    uid=inode.uid if uid is None else uid,
+                    gid=inode.gid if gid is None else gid,
+                    atime_ns=inode.atime_ns if atime_ns is None else atime_ns,
+                    mtime_ns=inode.mtime_ns if mtime_ns is None else mtime_ns,
+                    ctime_ns=time_ns,
+                )
+                self._removed.change(ino, changed)
+                return None
             return Setattr(ino, mask, mode or 0, uid or 0, gid or 0, 0, atime_ns or 0, mtime_ns or 0, time_ns)
 
         await self._commit(evaluate)
 
-    def _mode_without_privileges(self, ino: int, caller: Caller) -> int | None:
-        """The mode that a write or truncate by `caller` leaves, None where it stays as it is: setuid goes, and setgid
-        where the group may execute, unless root does it (the kernel leaves this to the file system,
-        FUSE_HANDLE_KILLPRIV)."""
+    def _lost_privileges(self, ino: int, caller: Caller) -> int:
+        """The mask bits of what a write, truncate or chown by `caller` must take away, 0 for nothing: setuid, and
+        setgid where the group may execute or the caller is not in it (the kernel leaves this to the file system,
+        FUSE_HANDLE_KILLPRIV). Not root's; and file capabilities end with the op that publishes what was written."""
         if caller.uid == 0:
-            return None
+            return 0
         with self._session.view() as txn:
-            mode = self._inode(Rows(txn), ino).mode
-        kept = without_privileges(mode)
-        return None if kept == mode else stat.S_IMODE(kept)
+            inode = self._inode(Rows(txn), ino)
+        if stat.S_ISDIR(inode.mode) or not inode.mode & (stat.S_ISUID | stat.S_ISGID):
+            return 0
+        setgid = 0 if self._is_in_group(inode, caller) else SetattrMask.SETGID
+        kept = without_privileges(inode.mode)
+        return setgid | SetattrMask.PRIVILEGES if setgid or kept != inode.mode else 0
+
+    def _is_in_group(self, inode: Inode, caller: Caller) -> bool:
+        """Whether the caller may keep setgid; root may."""
+        return caller.uid == 0 or inode.gid == caller.gid or inode.gid in self._groups_of(caller.pid)
 
     async def readlink(self, ino: int) -> bytes:
         with self._session.view() as txn:
@@ -130,12 +159,9 @@ class Attributes(Core):
         return Statistics(BLOCK_BYTES, total, total - used, inodes, inodes - usage.inodes, NAME_MAX_BYTES)
 
 
-def without_privileges(mode: int) -> int:
-    """`mode` after a write by someone who may not keep setuid and setgid."""
-    if not stat.S_ISREG(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+def _representable(time_ns: int | None) -> int | None:
+    """The nearest time that a row can carry: from 1677 to 2262."""
+    return None if time_ns is None else max(-INTEGER_MAX, min(time_ns, INTEGER_MAX))
 
 
 def permits(inode: Inode, mask: int, caller: Caller, groups: Collection[int]) -> bool:

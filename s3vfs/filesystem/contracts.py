@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from s3vfs.environment import Environment
@@ -20,6 +21,9 @@ from s3vfs.namespace.verdict import Verdict
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from s3vfs.session.eviction import Committed
+    from s3vfs.session.pipeline import Group
 
 
 class FilesystemSession(Protocol):
@@ -48,6 +52,23 @@ class FilesystemSession(Protocol):
 
     async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
         """Enqueues before its first checkpoint; returns after the record with all of `ops` has been applied."""
+        ...
+
+    def enqueue(self, ops: Sequence[AnyOp]) -> Group:
+        """The first half of `commit`, without a checkpoint. Raises SessionFenced, ReadOnly."""
+        ...
+
+    async def wait(self, group: Group) -> Committed:
+        """The second half, with the seq of the record. After StoreUnreachable the ops may still take effect; cancelling
+        gives up waiting only."""
+        ...
+
+    async def evict(self, sid: int, *, wait_s: float) -> bool:
+        """End another session that answers no challenge within `wait_s`. False: it does, or there is none."""
+        ...
+
+    def look_every(self, who: object, interval_s: float | None) -> None:
+        """From now on `who` needs a look at the journal at least that often; None: no longer."""
         ...
 
     def take_ino(self) -> int | None:
@@ -79,6 +100,27 @@ class FileContents(Protocol):
         """On the working file; it is in the journal after `publish`."""
         ...
 
+    async def punch(self, ino: int, offset: int, length: int) -> None:
+        """Zeros without space, as far as the file reaches; in the journal after `publish`."""
+        ...
+
+    async def extend(self, ino: int, size: int) -> None:
+        """At least so long; in the journal after `publish`."""
+        ...
+
+    async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
+        """Share extents of two open inodes, or of one whose ranges do not overlap: in the journal on return. The bytes
+        that were shared: fewer at the source's end or after very many extents."""
+        ...
+
+    def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
+        """The next data or hole from `offset` on; None outside the file and behind the last data."""
+        ...
+
+    def data_bytes(self, ino: int, start: int, end: int) -> int:
+        """How many bytes of [start, end) take space."""
+        ...
+
     def attributes(self, ino: int, inode: Inode) -> Inode:
         """`inode` with size and times of the working file, where there is one."""
         ...
@@ -95,6 +137,27 @@ class FileContents(Protocol):
     def opened(self, ino: int, writable: bool) -> None: ...
 
     def closed(self, ino: int, writable: bool) -> None: ...
+
+
+# The last byte of a range that reaches to the end, however far the file grows.
+TO_THE_END = 2**63 - 1
+
+
+class LockKind(IntEnum):
+    """What a lock call asks for. The numbers are Linux's F_RDLCK, F_WRLCK and F_UNLCK."""
+
+    SHARED = 0
+    EXCLUSIVE = 1
+    UNLOCK = 2
+
+
+class Conflict(NamedTuple):
+    """A lock in the way of another: bytes `start` to `end`, inclusive. `pid` 0: its holder is on another machine."""
+
+    start: int
+    end: int
+    exclusive: bool
+    pid: int
 
 
 class Caller(NamedTuple):

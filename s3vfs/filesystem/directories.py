@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from s3vfs.errors import PosixError
 from s3vfs.filesystem.contracts import FileContents, FilesystemSession, Found
@@ -67,8 +68,8 @@ class DirectoryHandle:
 class Directories(Core):
     """The calls that take a directory's handle."""
 
-    def __init__(self, session: FilesystemSession, contents: FileContents, *, read_only: bool = False) -> None:
-        super().__init__(session, contents, read_only=read_only)
+    def __init__(self, session: FilesystemSession, contents: FileContents, **options: Any) -> None:
+        super().__init__(session, contents, **options)
         self._directories: dict[int, DirectoryHandle] = {}
         self._last_directory = 0
 

@@ -24,6 +24,7 @@ class FileHandle:
     """One open file description. `privileges_settled`: setuid and setgid have been looked after since it was opened."""
 
     ino: int
+    readable: bool
     writable: bool
     appends: bool
     caller: Caller
@@ -34,8 +35,8 @@ class FileHandle:
 class Files(Names, Attributes):
     """The calls that take a handle, and those that give one out."""
 
-    def __init__(self, session: FilesystemSession, contents: FileContents, *, read_only: bool = False) -> None:
-        super().__init__(session, contents, read_only=read_only)
+    def __init__(self, session: FilesystemSession, contents: FileContents, **options: Any) -> None:
+        super().__init__(session, contents, **options)
         self._files: dict[int, FileHandle] = {}
         self._last_handle = 0
 
@@ -60,7 +61,7 @@ class Files(Names, Attributes):
         if not stat.S_ISREG(inode.mode):
             raise PosixError(errno.EISDIR if stat.S_ISDIR(inode.mode) else errno.ENXIO)
         handle = self._add(ino, flags, caller)
-        if flags & os.O_TRUNC:  # of an empty file too: its times move
+        if flags & os.O_TRUNC:  # moves the times of an empty file, too
             try:
                 await self._settle_privileges(self._files[handle])
                 await self._contents.truncate(ino, 0)
@@ -81,6 +82,7 @@ class Files(Names, Attributes):
         self._last_handle += 1
         self._files[self._last_handle] = FileHandle(
             ino=ino,
+            readable=flags & os.O_ACCMODE != os.O_WRONLY,
             writable=writable,
             appends=bool(flags & os.O_APPEND) and writable,
             caller=caller,
@@ -133,9 +135,9 @@ class Files(Names, Attributes):
     async def _settle_privileges(self, file: FileHandle) -> None:
         if file.privileges_settled:
             return
-        mode = self._mode_without_privileges(file.ino, file.caller)
-        if mode is not None:
-            await self._commit_attributes(file.ino, mode, None, None)
+        lost = self._lost_privileges(file.ino, file.caller)
+        if lost:
+            await self._commit_attributes(file.ino, None, None, None, lost=lost)
         file.privileges_settled = True
 
     async def flush(self, handle: int) -> None:

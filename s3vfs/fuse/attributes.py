@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import stat
 
-import pyfuse3
-
 from s3vfs.filesystem import Found
+from s3vfs.fuse.libfuse import pyfuse3
 
 # What buffered readers and writers take as their unit: a FUSE request costs about 100 us whatever its size.
 BLOCK_SIZE_BYTES = 64 * 1024

@@ -1,8 +1,9 @@
 """Telling the kernel what it may no longer answer by itself, from threads of their own.
 
 A notification blocks while a request holds the kernel's lock on the same directory, and that request may wait for the
-trio thread: so none is ever sent from there. Attributes never block (no pages are touched: see kernel.py) and have a
-lane of their own; names have several, by directory, so that one busy directory does not hold up the others.
+trio thread: so none is ever sent from there. Attributes alone never block and have a lane of their own. Names have
+several, by directory, so that one busy directory does not hold up the others; pages likewise, by inode: they wait for
+reads of that inode in progress.
 
 Attributes can miss: a reply on its way, which the kernel has taken but not yet worked in, makes an inode that it did
 not have when it was told, with attributes of before. So what the kernel does not have it is told again, shortly after
@@ -26,6 +27,7 @@ from typing import Generic, Protocol, TypeVar
 _log = logging.getLogger(__name__)
 
 NAME_LANES = 4
+PAGE_LANES = 4
 # Names waiting in one lane, about 200 bytes each. More come only from a foreign client that changes hundreds of
 # thousands of names that this kernel was given within the last minute.
 LANE_LIMIT = 50_000
@@ -40,11 +42,15 @@ _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENO
 
 
 class Notifier(Protocol):
-    """The kernel's side. Both may block, and raise OSError."""
+    """The kernel's side. They may block, and raise OSError."""
 
     def invalidate_entry(self, parent: int, name: bytes) -> None: ...
 
     def invalidate_attributes(self, ino: int) -> None: ...
+
+    def invalidate_pages(self, ino: int) -> None:
+        """And attributes."""
+        ...
 
 
 class _Lane(Generic[_Key]):
@@ -145,7 +151,7 @@ class _Lane(Generic[_Key]):
 
 
 class Invalidator:
-    """`entry` and `attributes` return at once; they are for the trio thread. `entry_of(directory)` gives the
+    """`entry`, `attributes` and `pages` return at once; they are for the trio thread. `entry_of(directory)` gives the
     directory's own (parent, name), None for the root or where it has none."""
 
     def __init__(
@@ -161,11 +167,15 @@ class Invalidator:
             _Lane(f"s3vfs-names-{index}", lambda name: notifier.invalidate_entry(*name), self._delivered.append)
             for index in range(NAME_LANES)
         ]
+        self._when_dropped: dict[int, Callable[[], None]] = {}
+        self._pages: list[_Lane[int]] = [
+            _Lane(f"s3vfs-pages-{index}", notifier.invalidate_pages, self._pages_dropped) for index in range(PAGE_LANES)
+        ]
         self.collapsed = 0
 
     @property
     def _lanes(self) -> list[_Lane[int] | _Lane[Name]]:
-        return [self._attributes, *self._names]
+        return [self._attributes, *self._names, *self._pages]
 
     def start(self) -> None:
         for lane in self._lanes:
@@ -182,6 +192,17 @@ class Invalidator:
 
     def attributes(self, ino: int) -> None:
         self._attributes.put(ino)
+
+    def pages(self, ino: int, dropped: Callable[[], None]) -> None:
+        """Attributes and pages. `dropped` is called by another thread when the kernel has none of them any more, not at
+        all after `stop`. One at a time for an inode."""
+        self._when_dropped[ino] = dropped
+        self._pages[ino % PAGE_LANES].put(ino)
+
+    def _pages_dropped(self, ino: int) -> None:
+        dropped = self._when_dropped.pop(ino, None)
+        if dropped is not None:
+            dropped()
 
     def entry(self, parent: int, name: bytes) -> None:
         lane = self._names[parent % NAME_LANES]

@@ -14,8 +14,10 @@ older than it may be.
 changed are withdrawn.
 
 *Pages.* An open keeps the kernel's pages only where nobody else has changed the contents since the kernel last dropped
-them. Pages are dropped by opens alone, and by the kernel itself when refreshed attributes show another size or mtime
-(FUSE_AUTO_INVAL_DATA): never by a notification, which would wait for pages that wait for the daemon.
+them. Else pages are dropped by the kernel itself when refreshed attributes show another size or mtime
+(FUSE_AUTO_INVAL_DATA), and before a lock is granted, by a notification that is waited for: under a lock an old handle
+reads what the last holder wrote. Such a notification waits for pages that wait for the daemon, so none but the lock may
+wait for it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -52,6 +55,10 @@ class Invalidations(Protocol):
     def entry(self, parent: int, name: bytes) -> None: ...
 
     def attributes(self, ino: int) -> None: ...
+
+    def pages(self, ino: int, dropped: Callable[[], None]) -> None:
+        """Attributes and pages. `dropped` is called, on any thread, once the kernel has none of them any more."""
+        ...
 
     def delivered(self) -> Iterable[Name]:
         """The names that the kernel has dropped since the last call."""
@@ -114,6 +121,9 @@ class KernelCache:
         self._lifetime_s = lifetime_s
         self._given = RecentInodes(lifetime_s, now_s)
         self._pages = InodeSet()
+        # Inodes of which the kernel has dropped everything, and that nobody else has changed since; drops on their way.
+        self._settled = InodeSet()
+        self._dropping: dict[int, trio.Event] = {}
         self._outdated: dict[int, dict[Name, _Outdated]] = {}
         self._inos_outdated: dict[Name, set[int]] = {}
         # In the order of `until_s`: as the kernel forgets them, and as it has dropped them.
@@ -150,6 +160,26 @@ class KernelCache:
         self._pages.add(ino)
         return False
 
+    async def settle(self, ino: int) -> None:
+        """Return when the kernel holds no page and no size of this inode from before the last foreign change that has
+        been applied. Bounded by the reads of it that are in progress."""
+        while ino in self._dropping or ino not in self._settled:
+            if ino in self._dropping:
+                await self._dropping[ino].wait()
+                continue
+            self._settled.add(ino)
+            dropped = self._dropping[ino] = trio.Event()
+            wake = partial(trio.lowlevel.current_trio_token().run_sync_soon, dropped.set)
+            try:
+                self._invalidations.pages(ino, wake)
+                await dropped.wait()
+            except trio.Cancelled:
+                self._settled.discard(ino)
+                raise
+            finally:
+                del self._dropping[ino]
+                dropped.set()
+
     # -- what the journal changes -----------------------------------------------------------------------------------
 
     def hear(self, changes: Changes, own: bool) -> None:
@@ -164,7 +194,8 @@ class KernelCache:
         for ino in changes.contents:
             self._pages.discard(ino)
         for ino in changes.inodes:
-            if ino in self._given:
+            self._settled.discard(ino)
+            if ino in self._given or ino in changes.acls:  # the kernel keeps ACLs for as long as the inode
                 self._given_open.pop(ino, None)
                 self._invalidations.attributes(ino)
         for ino, parent, name in changes.links:
@@ -175,6 +206,7 @@ class KernelCache:
         """A checkpoint has replaced base: any inode may have changed. That follows a silence of more than an hour;
         which names are outdated nobody can say, and the kernel drops them all by itself within `lifetime_s`."""
         self._pages.clear()
+        self._settled.clear()
         self._given_open.clear()
         for ino in self._given:
             self._invalidations.attributes(ino)

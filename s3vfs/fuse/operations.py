@@ -9,23 +9,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import logging
 import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-import pyfuse3
-
-from s3vfs.errors import PosixError, ReadOnly, S3vfsError
+from s3vfs.errors import PosixError
 from s3vfs.filesystem import Caller, Filesystem, Found, NewAttributes
 from s3vfs.fuse.attributes import fill
+from s3vfs.fuse.errnos import Errnos
 from s3vfs.fuse.kernel import RETRY_ATTRIBUTES_S, RETRY_S, KernelCache
+from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.namespace.ops import RENAME_EXCHANGE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_log = logging.getLogger(__name__)
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -39,23 +36,16 @@ class Touched(Protocol):
 
 
 def _guarded(handler: _Handler[_Arguments, _Result]) -> _Handler[_Arguments, _Result]:
-    """Errors leave as FUSEError: ordinary ones as they are, others as EIO and a line in the log."""
+    """Errors leave as FUSEError."""
 
     @functools.wraps(handler)
     async def answer(self: Operations, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         try:
             return await handler(self, *args, **kwargs)
-        except (PosixError, ReadOnly) as error:
-            raise pyfuse3.FUSEError(error.errno) from None
-        except S3vfsError as error:
-            # Not its own errno: ENOENT of a missing bucket, say, must not look like that of a missing file.
-            self.complain(handler.__name__, error)
-            raise pyfuse3.FUSEError(errno.EIO) from None
         except pyfuse3.FUSEError:
             raise
-        except Exception:
-            _log.exception("%s failed unexpectedly", handler.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from None
+        except Exception as error:
+            raise pyfuse3.FUSEError(self.errnos.of(handler.__name__, error)) from None
 
     return answer
 
@@ -69,7 +59,7 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = False  # the kernel would ignore sizes and times that other clients set
-    enable_acl = False
+    enable_acl = True  # the kernel checks ACLs, and leaves their upkeep to the file system
 
     def __init__(
         self,
@@ -87,17 +77,7 @@ class Operations(pyfuse3.Operations):
         self._kernel = kernel
         self._entry_timeout_s = entry_timeout_s
         self._attribute_timeout_s = attribute_timeout_s
-        self._now_s = now_s
-        self._complained_s: dict[tuple[str, str], float] = {}
-
-    def complain(self, call: str, error: S3vfsError) -> None:
-        """Log what a program only sees as EIO; the same about the same call at most every 10 s."""
-        key, now_s = (call, str(error)), self._now_s()
-        if now_s - self._complained_s.get(key, -10.0) >= 10.0:
-            if len(self._complained_s) > 1_000:
-                self._complained_s.clear()
-            self._complained_s[key] = now_s
-            _log.warning("%s answers EIO: %s", call, error)
+        self.errnos = Errnos(now_s)
 
     def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
         self._kernel.gave(found)
@@ -340,7 +320,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """pyfuse3 keeps the flags to itself and asks getxattr first."""
-        await self._filesystem.setxattr(inode, name, value)
+        await self._filesystem.setxattr(inode, name, value, _caller(ctx))
 
     @_guarded
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import pyfuse3
 import trio
 
 from s3vfs.errors import MountError
 from s3vfs.filesystem import Filesystem
+from s3vfs.fuse.extra_operations import ExtraOperations
+from s3vfs.fuse.handlers import BUILD_HINT, NoHandlers, native_handlers
 from s3vfs.fuse.invalidation import Invalidator
 from s3vfs.fuse.kernel import KernelCache
+from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.fuse.mountinfo import mount_at, read_mounts
 from s3vfs.fuse.operations import Operations
 from s3vfs.fuse.options import MountOptions
@@ -49,6 +51,9 @@ class _KernelNotifier:
     def invalidate_attributes(self, ino: int) -> None:
         pyfuse3.invalidate_inode(ino, attr_only=True)
 
+    def invalidate_pages(self, ino: int) -> None:
+        pyfuse3.invalidate_inode(ino)
+
 
 async def serve(
     filesystem: Filesystem,
@@ -77,21 +82,33 @@ async def serve(
         attribute_timeout_s=options.attribute_timeout_s,
         now_s=trio.current_time,
     )
-    try:
-        pyfuse3.init(operations, mountpoint, options.as_fuse_options())
-    except RuntimeError as error:
-        raise MountError(f"cannot mount on {mountpoint}: {error}", hint="the lines above say why") from None
+    extra = ExtraOperations(filesystem, kernel, operations.errnos)
+    _make_session(operations, extra, mountpoint, options)
     try:
         invalidator.start()
-        await _run(filesystem, mountpoint, options, ready, invalidator)
+        await _run(filesystem, extra, mountpoint, options, ready, invalidator)
     finally:
         with trio.CancelScope(shield=True):
             await _end(mountpoint, invalidator)
             filesystem.forget_handles()
 
 
+def _make_session(operations: Operations, extra: ExtraOperations, mountpoint: str, options: MountOptions) -> None:
+    """Mount, with the extension's handlers beside pyfuse3's, or with handlers that refuse locks. With neither the
+    kernel would grant locks by itself, so then nothing stays mounted."""
+    try:
+        with native_handlers(extra.begin):
+            pyfuse3.init(operations, mountpoint, options.as_fuse_options())
+    except RuntimeError as error:
+        raise MountError(f"cannot mount on {mountpoint}: {error}", hint="the lines above say why") from None
+    except NoHandlers as error:
+        pyfuse3.close(unmount=True)
+        raise MountError(f"cannot mount on {mountpoint}: {error}", hint=BUILD_HINT) from None
+
+
 async def _run(
     filesystem: Filesystem,
+    extra: ExtraOperations,
     mountpoint: str,
     options: MountOptions,
     ready: Callable[[], None],
@@ -100,20 +117,21 @@ async def _run(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(filesystem.keep_orphans)
         nursery.start_soon(_become_ready, mountpoint, options, ready)
-        await _serve_requests(options, invalidator)
+        await _serve_requests(extra, options, invalidator)
         nursery.cancel_scope.cancel()
 
 
-async def _serve_requests(options: MountOptions, invalidator: Invalidator) -> None:
+async def _serve_requests(extra: ExtraOperations, options: MountOptions, invalidator: Invalidator) -> None:
     """pyfuse3's main loop. A cancellation ends it in order: notifications first, while the requests are still answered
-    that they may be waiting for; then no new requests; then those in progress."""
+    that they may be waiting for; then no new requests, and no waiting for locks; then those in progress."""
     finished = trio.Event()
     hard = trio.CancelScope(shield=True)
 
     async def main_loop() -> None:
         try:
             with hard:
-                await pyfuse3.main(min_tasks=options.min_tasks, max_tasks=options.max_tasks)
+                async with extra.serving():
+                    await pyfuse3.main(min_tasks=options.min_tasks, max_tasks=options.max_tasks)
         finally:
             finished.set()
 

@@ -15,6 +15,7 @@ from s3vfs.data.contents import Contents
 from s3vfs.data.protocol import MIB, Limits, Sizes
 from s3vfs.errors import S3vfsError, Unpublished
 from s3vfs.filesystem import Filesystem
+from s3vfs.fuse.handlers import refusing_locks
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.serve import serve
 from s3vfs.fuse.settings import MountSettings
@@ -37,6 +38,8 @@ def limits_for(memory_bytes: int, object_bytes: int, io_timeout_s: float) -> Lim
     return Limits(
         uploads=max(2, min(16, memory_bytes // (10 * object_bytes))),
         fetches=max(2, min(32, memory_bytes // (64 * MIB))),
+        ahead_bytes=memory_bytes // 4,
+        spare_bytes=memory_bytes // 16,
         io_timeout_s=io_timeout_s,
     )
 
@@ -126,10 +129,10 @@ class Service:
         try:
             await self._contents.publish_all()
         except S3vfsError as error:
-            pending = self.pending()
-            left = f"{pending['pending_bytes']} bytes of {pending['pending_files']} files"
+            if self._session.fenced:
+                raise self._ended_by_others(error) from error
             raise Unpublished(
-                f"{left} are not in the bucket: {error}",
+                f"{self._left()} are not in the bucket: {error}",
                 hint=f"they are kept in {self._directory.path} and tried again",
             ) from error
 
@@ -137,9 +140,23 @@ class Service:
         try:
             await self.publish()
         except Unpublished as error:
+            if self._session.fenced:
+                raise
             raise Unpublished(
                 error.message, hint=f"mount again with the same cache to go on; they are kept in {self._directory.path}"
             ) from error
+
+    def _left(self) -> str:
+        pending = self.pending()
+        return f"{pending['pending_bytes']} bytes of {pending['pending_files']} files"
+
+    def _ended_by_others(self, error: S3vfsError) -> Unpublished:
+        """Nothing of this session goes on, neither now nor at the next mount: say where its bytes are."""
+        kept = self._session.status()["spilled"]
+        if self.pending()["pending_files"]:  # the local disk had no room for a copy
+            kept = [*kept, f"{self._directory.path} ({self._left()})"]
+        where = f"what was not published is kept in {', '.join(kept)}" if kept else "nothing was left unpublished"
+        return Unpublished(error.message, hint=f"{where}; mount again to go on working")
 
     def pending(self) -> dict[str, Any]:
         """What is not yet in the bucket."""
@@ -174,6 +191,7 @@ class Service:
                 "path": str(self._cache.folder),
                 "limit_bytes": self._settings.cache_size_bytes,
             },
+            "locks": {**self._filesystem.lock_status(), "refused": refusing_locks()},
             "session": session,
             "contents": contents,
         }

@@ -12,10 +12,10 @@ import xxhash
 import zstandard
 
 from s3vfs.errors import Damaged, UnknownFeature
+from s3vfs.namespace.features import KNOWN_FEATURES
 
 FORMAT_VERSION = 1
 APPLY_VERSION = 1
-KNOWN_FEATURES = 0
 MAGIC = b"S3VJ"
 ZERO_HASH = bytes(16)
 MAX_BODY_BYTES = 64 << 20

@@ -19,6 +19,7 @@ from s3vfs.journal.head import CheckpointRef, Head
 from s3vfs.journal.protocol import Journal
 from s3vfs.journal.volume import VolumeInfo
 from s3vfs.namespace.digest import digest_to_bytes, row_hash
+from s3vfs.namespace.rows import VOLUME_KEY, decode_volume
 from s3vfs.objects.protocol import Bulk, Store
 from s3vfs.replica.manifest import Manifest, SegmentEntry, encode_manifest, manifest_key, segment_key
 from s3vfs.replica.protocol import Position, Replica, Row
@@ -69,7 +70,7 @@ async def write_checkpoint(
         raise ValueError("the replica belongs to another volume")
     writing = _Writing(replica, store.bulk, environment.new_uuid(), segment_bytes)
     position, entries = await writing.run(environment)
-    manifest = Manifest(volume.uuid, position, environment.wall_ns(), entries)
+    manifest = Manifest(volume.uuid, position, environment.wall_ns(), entries, features=writing.features)
     settled = await occupy(store.control, manifest_key(writing.uuid), encode_manifest(manifest), environment)
     if not settled.own:
         raise Damaged(f"checkpoint {writing.uuid.hex()} has another manifest", hint="two clients made one uuid")
@@ -90,6 +91,7 @@ class _Writing:
     segment_bytes: int
     stopped: bool = False
     digest: int = 0
+    features: int = 0
 
     async def run(self, environment: Environment) -> tuple[Position, list[SegmentEntry]]:
         """`write` in a worker thread; when cancelled, waits for the segment in hand only."""
@@ -136,6 +138,8 @@ class _Writing:
     def _digesting(self, rows: Iterable[Row]) -> Iterator[Row]:
         for key, value in rows:
             self.digest += row_hash(key, value)
+            if key == VOLUME_KEY:
+                self.features = decode_volume(value).features
             yield key, value
 
 

@@ -15,14 +15,13 @@ import msgspec
 from msgspec.structs import replace
 
 from s3vfs.errors import UnknownFeature
-from s3vfs.namespace import attributes, contents, names, objects, ops, orphans, renames, sessions
+from s3vfs.namespace import attributes, contents, locks, names, objects, ops, orphans, renames, sessions
+from s3vfs.namespace.features import KNOWN_FEATURES, LOCKS
 from s3vfs.namespace.rows import MutableRows, SessionRow, session_key
 from s3vfs.namespace.transaction import Transaction
 from s3vfs.namespace.verdict import DUPLICATE, FENCED, STALE, Context, Verdict
 
 _Handler = Callable[[MutableRows, Any, Context], Verdict]
-
-_UPDATE_HINT = "a newer s3vfs wrote to this volume; update this one"
 
 
 class RecordHeader(Protocol):
@@ -38,18 +37,24 @@ class RecordHeader(Protocol):
     def incarnation(self) -> int: ...
 
 
-def _feature(rows: MutableRows, op: ops.Feature, context: Context) -> Verdict:
-    raise UnknownFeature(f"record {context.seq} switches on feature {op.bit}", hint=_UPDATE_HINT)
-
-
 def _later_feature(rows: MutableRows, op: ops.Op, context: Context) -> Verdict:
-    """Leases, locks, snapshots, seal, rewritten packs: their bits are off, since this version knows none of them."""
+    """Leases, snapshots, seal, rewritten packs: their bits are off, since this version knows none of them."""
     return Verdict(errno.EOPNOTSUPP)
+
+
+def _with_feature(bit: int, handler: _Handler) -> _Handler:
+    """EOPNOTSUPP until FEATURE has switched the bit on."""
+
+    def switched(rows: MutableRows, op: Any, context: Context) -> Verdict:
+        volume = rows.volume()
+        on = volume is not None and volume.features >> bit & 1
+        return handler(rows, op, context) if on else Verdict(errno.EOPNOTSUPP)
+
+    return switched
 
 
 _LATER = (
     *(ops.Grant, ops.Recall, ops.Busy, ops.Release, ops.Revoke),
-    *(ops.Lock, ops.Unlock, ops.Cancel),
     *(ops.Snapshot, ops.SnapshotReady, ops.Unsnapshot),
     *(ops.Seal, ops.Repoint),
 )
@@ -79,7 +84,10 @@ _HANDLERS: dict[type[ops.Op], _Handler] = {
     ops.Evict: sessions.evict,
     ops.Block: sessions.block,
     ops.Config: sessions.config,
-    ops.Feature: _feature,
+    ops.Feature: sessions.feature,
+    ops.Lock: _with_feature(LOCKS, locks.lock),
+    ops.Unlock: _with_feature(LOCKS, locks.unlock),
+    ops.Cancel: _with_feature(LOCKS, locks.cancel),
     ops.Hold: orphans.hold,
     ops.Drop: orphans.drop,
     ops.Reap: orphans.reap,
@@ -92,7 +100,7 @@ _ENTERING = (ops.Announce, ops.Resume)
 def apply_op(txn: Transaction, numbered: ops.NumberedOp, context: Context) -> Verdict:
     """Apply one op, or refuse it and change nothing. Neither the op's number nor whether its session is live is looked
     at: that is `apply_record`'s. A lease that is named is not live, as long as there are none: ESTALE (R6). Raises
-    UnknownFeature for FEATURE."""
+    UnknownFeature for FEATURE with a bit that this program lacks."""
     if numbered.lease is not None:
         return Verdict(STALE)
     op = numbered.op
@@ -107,8 +115,8 @@ def apply_record(txn: Transaction, header: RecordHeader, raw_ops: Sequence[bytes
     Raises UnknownFeature, after which `txn` must be dropped."""
     rows = MutableRows(txn)
     volume = rows.volume()
-    if volume is not None and volume.features:
-        raise UnknownFeature(f"the volume has features {volume.features:#x} switched on", hint=_UPDATE_HINT)
+    if volume is not None and volume.features & ~KNOWN_FEATURES:
+        raise UnknownFeature(f"the volume has features {volume.features:#x} switched on", hint=sessions.UPDATE_HINT)
     sid, incarnation = header.sid, header.incarnation
     possible = sessions.is_identity(sid, incarnation)
     session = _live(rows, sid, incarnation) if possible else None

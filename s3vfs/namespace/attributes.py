@@ -1,7 +1,8 @@
 """SETATTR and extended attributes.
 
-What POSIX asks of chmod, chown, utimensat and truncate in one op. The kernel decides who may; here is only what
-follows. Clearing setuid and setgid after a *write* is the author's: the kernel asks for it by a SETATTR of the mode.
+What POSIX asks of chmod, chown, utimensat, truncate and setfacl in one op. The kernel decides who may; here is only
+what follows. Clearing setuid and setgid before a *write* is its author's, who alone knows whose it is: a SETATTR with
+PRIVILEGES. File capabilities end with every write, whoever writes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import stat
 
 from msgspec.structs import replace
 
+from s3vfs.namespace import acl
 from s3vfs.namespace.accounting import change_usage
 from s3vfs.namespace.extents import plan_extents
 from s3vfs.namespace.limits import (
@@ -20,18 +22,31 @@ from s3vfs.namespace.limits import (
     XATTR_VALUE_MAX_BYTES,
     later,
 )
-from s3vfs.namespace.ops import XATTR_CREATE, XATTR_REPLACE, Removexattr, Setattr, SetattrMask, Setxattr
+from s3vfs.namespace.ops import (
+    XATTR_CREATE,
+    XATTR_DROP_SETGID,
+    XATTR_REPLACE,
+    Removexattr,
+    Setattr,
+    SetattrMask,
+    Setxattr,
+)
 from s3vfs.namespace.rows import Inode, MutableRows, inode_key, xattr_key
 from s3vfs.namespace.verdict import OK, Context, Verdict
 
+CAPABILITY = b"security.capability"
 _PERMISSIONS = 0o7777
-_ALL = SetattrMask.MODE | SetattrMask.UID | SetattrMask.GID | SetattrMask.SIZE | SetattrMask.ATIME | SetattrMask.MTIME
+_OWNER = SetattrMask.UID | SetattrMask.GID
+_TIMES = SetattrMask.ATIME | SetattrMask.MTIME
+_ALL = SetattrMask.MODE | _OWNER | SetattrMask.SIZE | _TIMES | SetattrMask.PRIVILEGES | SetattrMask.SETGID
+_ENDS_CAPABILITIES = _OWNER | SetattrMask.SIZE | SetattrMask.PRIVILEGES
 
 
 def setattr(rows: MutableRows, op: Setattr, context: Context) -> Verdict:
     """ENOENT for a missing inode; EISDIR, EINVAL for a size of what is no file. Of `mode` only the permission bits are
-    taken. A new owner without a new mode clears setuid, and setgid where the group may execute, except on directories.
-    A new size without a new mtime sets mtime to the op's time (truncate(2))."""
+    taken. A new owner without a new mode clears setuid, and setgid where the group may execute, except on directories;
+    PRIVILEGES does, too, and SETGID clears setgid whatever the group may. New owners and sizes end file capabilities. A
+    new size without a new mtime sets mtime to the op's time (truncate(2))."""
     mask = op.mask
     if mask & ~_ALL or (mask & SetattrMask.UID and op.uid > ID_MAX) or (mask & SetattrMask.GID and op.gid > ID_MAX):
         return Verdict(errno.EINVAL)
@@ -46,6 +61,8 @@ def setattr(rows: MutableRows, op: Setattr, context: Context) -> Verdict:
         inode = _truncate(rows, op.ino, inode, op.size, context.seq)
     if mask & SetattrMask.MTIME:
         mtime_ns = op.mtime_ns
+    if mask & _ENDS_CAPABILITIES:
+        inode = without_capabilities(rows, op.ino, inode)
     rows.put(
         inode_key(op.ino),
         replace(
@@ -62,21 +79,26 @@ def setattr(rows: MutableRows, op: Setattr, context: Context) -> Verdict:
 
 
 def setxattr(rows: MutableRows, op: Setxattr, context: Context) -> Verdict:
-    """ERANGE and E2BIG for the limits, EEXIST and ENODATA by the flags, as setxattr(2)."""
+    """ERANGE and E2BIG for the limits, EEXIST and ENODATA by the flags, as setxattr(2). An access ACL sets the mode,
+    and leaves no row where the mode says all of it; EINVAL for what is no ACL, EACCES for a default one of what is no
+    directory, EOPNOTSUPP for symbolic links; CREATE and REPLACE do not count for ACLs (as in Linux)."""
     bad = _xattr_name_error(op.name)
     if bad:
         return Verdict(bad)
-    if op.flags not in (0, XATTR_CREATE, XATTR_REPLACE):
+    flags = op.flags & ~XATTR_DROP_SETGID if op.name in acl.NAMES else op.flags
+    if flags not in (0, XATTR_CREATE, XATTR_REPLACE):
         return Verdict(errno.EINVAL)
     if len(op.value) > XATTR_VALUE_MAX_BYTES:
         return Verdict(errno.E2BIG)
     inode = rows.inode(op.ino)
     if inode is None:
         return Verdict(errno.ENOENT)
+    if op.name in acl.NAMES:
+        return _set_acl(rows, op, inode)
     there = rows.xattr(op.ino, op.name) is not None
-    if there and op.flags == XATTR_CREATE:
+    if there and flags == XATTR_CREATE:
         return Verdict(errno.EEXIST)
-    if not there and op.flags == XATTR_REPLACE:
+    if not there and flags == XATTR_REPLACE:
         return Verdict(errno.ENODATA)
     rows.txn.put(xattr_key(op.ino, op.name), op.value)
     _count_xattrs(rows, op.ino, inode, 0 if there else 1, op.time_ns)
@@ -98,13 +120,55 @@ def removexattr(rows: MutableRows, op: Removexattr, context: Context) -> Verdict
     return OK
 
 
+def without_capabilities(rows: MutableRows, ino: int, inode: Inode) -> Inode:
+    """The inode after its file capabilities have ended; its row is the caller's to write."""
+    if not inode.xattrs or stat.S_ISDIR(inode.mode) or rows.xattr(ino, CAPABILITY) is None:
+        return inode
+    rows.delete(xattr_key(ino, CAPABILITY))
+    return replace(inode, xattrs=inode.xattrs - 1)
+
+
+def without_privileges(mode: int) -> int:
+    """`mode` without setuid, and without setgid where the group may execute; of directories these mean something
+    else."""
+    if stat.S_ISDIR(mode):
+        return mode
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
+def _set_acl(rows: MutableRows, op: Setxattr, inode: Inode) -> Verdict:
+    entries = acl.parse(op.value)
+    if stat.S_ISLNK(inode.mode):
+        return Verdict(errno.EOPNOTSUPP)
+    if entries is None:
+        return Verdict(errno.EINVAL)
+    if op.name == acl.DEFAULT:
+        if not stat.S_ISDIR(inode.mode):
+            return Verdict(errno.EACCES)
+        inode = acl.store(rows, op.ino, inode, op.name, acl.encode(entries) if entries else None)
+    else:
+        mode = inode.mode
+        if entries:
+            mode = mode & ~0o777 | acl.permissions(entries)
+        if entries and op.flags & XATTR_DROP_SETGID:
+            mode &= ~stat.S_ISGID
+        minimal = not entries or acl.is_minimal(entries)
+        inode = acl.store(rows, op.ino, inode, op.name, None if minimal else acl.encode(entries))
+        inode = replace(inode, mode=mode)
+    rows.put(inode_key(op.ino), replace(inode, ctime_ns=later(op.time_ns, inode.ctime_ns)))
+    return OK
+
+
 def _new_mode(mode: int, op: Setattr) -> int:
     if op.mask & SetattrMask.MODE:
-        return stat.S_IFMT(mode) | op.mode & _PERMISSIONS
-    if op.mask & (SetattrMask.UID | SetattrMask.GID) and not stat.S_ISDIR(mode):
-        mode &= ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            mode &= ~stat.S_ISGID
+        mode = stat.S_IFMT(mode) | op.mode & _PERMISSIONS
+    elif op.mask & _OWNER:
+        mode = without_privileges(mode)
+    if op.mask & SetattrMask.PRIVILEGES:
+        mode = without_privileges(mode)
+    if op.mask & SetattrMask.SETGID and not stat.S_ISDIR(mode):
+        mode &= ~stat.S_ISGID
     return mode
 
 

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from s3vfs.namespace import acl
+
 _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
 
@@ -14,13 +16,16 @@ _TWO_U64 = struct.Struct(">QQ")
 class Changes:
     """Inodes and names whose rows changed. `contents`: inodes whose extents did; they are in `inodes` too. `links`:
     (inode, directory, name) of links made or gone; whoever gave out a name for an inode learns here that it may no
-    longer hold."""
+    longer hold. `acls`: inodes with an ACL made, changed or gone; they are in `inodes` too. `locks`: inodes whose locks
+    changed, or who waits for them; nothing else about them need have."""
 
     dentries: set[tuple[int, bytes]] = field(default_factory=set)
     links: set[tuple[int, int, bytes]] = field(default_factory=set)
     inodes: set[int] = field(default_factory=set)
     contents: set[int] = field(default_factory=set)
     orphans: set[int] = field(default_factory=set)
+    acls: set[int] = field(default_factory=set)
+    locks: set[int] = field(default_factory=set)
 
 
 def changes_of(keys: Iterable[bytes]) -> Changes:
@@ -31,7 +36,10 @@ def changes_of(keys: Iterable[bytes]) -> Changes:
         if tag == b"D":
             changes.dentries.add((_U64.unpack_from(key, 1)[0], key[9:]))
         elif tag == b"I" or tag == b"A":
-            changes.inodes.add(_U64.unpack_from(key, 1)[0])
+            ino = _U64.unpack_from(key, 1)[0]
+            changes.inodes.add(ino)
+            if tag == b"A" and key[9:] in acl.NAMES:
+                changes.acls.add(ino)
         elif tag == b"P":
             ino, parent = _TWO_U64.unpack_from(key, 1)
             changes.links.add((ino, parent, key[17:]))
@@ -41,4 +49,6 @@ def changes_of(keys: Iterable[bytes]) -> Changes:
             changes.inodes.add(ino)
         elif tag == b"U":
             changes.orphans.add(_U64.unpack_from(key, 1)[0])
+        elif tag == b"K" or tag == b"W":
+            changes.locks.add(_U64.unpack_from(key, 1)[0])
     return changes

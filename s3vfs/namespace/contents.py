@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from s3vfs.namespace.accounting import change_usage, exceeds_quota
+from s3vfs.namespace.attributes import without_capabilities
 from s3vfs.namespace.extents import Placed, Range, disjoint, part, plan_extents, usable
 from s3vfs.namespace.limits import EXTENTS_PER_CLONE, INTEGER_MAX, later
 from s3vfs.namespace.ops import Append, Clone, ExtentWrite, Punch, Write
@@ -148,6 +149,7 @@ def _replace_bytes(
     plan.make(rows, context.seq)
     if linked:
         change_usage(rows, plan.more_bytes, 0)
+    inode = without_capabilities(rows, ino, inode)
     rows.put(
         inode_key(ino),
         replace(

@@ -8,9 +8,12 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 
 from s3vfs.namespace.digest import digest_of
+from s3vfs.namespace.features import LOCKS
 from s3vfs.namespace.limits import INTEGER_MAX, name_error
+from s3vfs.namespace.locks import FCNTL, Claim, conflict, grantable
 from s3vfs.namespace.names import DIRECTORY, KIND_SHIFT, KINDS, SYMLINK
 from s3vfs.namespace.rows import (
     ROOT_INO,
@@ -33,7 +36,7 @@ from s3vfs.namespace.rows import (
 
 _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
-_KNOWN_TAGS = frozenset(b"VZDIPXAORSUHh")
+_KNOWN_TAGS = frozenset(b"VZDIPXAORSUHhKW")
 _LAST_KEY = b"\xff"
 
 
@@ -52,6 +55,7 @@ def problems(rows: Rows, digest: int | None = None) -> Iterator[str]:
     yield from _strays(rows)
     yield from _objects(rows)
     yield from _sessions(rows)
+    yield from _locks(rows)
 
 
 def _unknown_rows(rows: Rows) -> Iterator[str]:
@@ -248,3 +252,32 @@ def _sessions(rows: Rows) -> Iterator[str]:
             yield f"inode {_U64.unpack_from(key, 1)[0]} is in the unused block of session {sid}"
     for key, _ in rows.txn.range(inode_key(next_ino), b"J"):
         yield f"inode {_U64.unpack_from(key, 1)[0]} has a number that nobody was granted"
+
+
+def _locks(rows: Rows) -> Iterator[str]:
+    """Locks and those who wait: of what is there, apart from each other, and nobody waits for nothing."""
+    volume = rows.volume()
+    locks, waits = list(rows.all_locks()), list(rows.all_waits())
+    if (locks or waits) and not (volume is not None and volume.features >> LOCKS & 1):
+        yield "there are locks, but their feature is not switched on"
+    claims: list[tuple[int, Claim]] = [*locks, *((waiting.ino, waiting.row) for waiting in waits)]
+    for ino, claim in claims:
+        if rows.inode(ino) is None or rows.session(claim.sid) is None:
+            yield f"inode {ino}, or the session of {claim}, is missing"
+        if not 0 <= claim.start <= claim.end <= INTEGER_MAX or claim.kind >> 2 or (claim.kind ^ claim.owner) & FCNTL:
+            yield f"inode {ino}: {claim} is impossible"
+        if not claim.kind & FCNTL and (claim.start, claim.end) != (0, INTEGER_MAX):
+            yield f"inode {ino}: {claim} is of a part of the file"
+    for (ino, before), (next_ino, after) in pairwise(locks):
+        if ino == next_ino and (before.sid, before.owner) == (after.sid, after.owner):
+            touching = after.start == before.end + 1 and after.kind == before.kind
+            if after.start <= before.end or touching:
+                yield f"inode {ino}: {before} and {after} are not two"
+    for ino in sorted({ino for ino, _ in locks} | {waiting.ino for waiting in waits}):
+        held = list(rows.locks(ino))
+        for number, lock in enumerate(held):
+            for other in held[number + 1 :]:
+                if conflict(lock, other):
+                    yield f"inode {ino}: {lock} and {other} cannot both be held"
+        for waiting in grantable(rows, ino):
+            yield f"inode {ino}: {waiting} waits for nothing"

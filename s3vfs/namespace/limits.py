@@ -16,6 +16,9 @@ BLOCK_MAX_INODES = 65_536
 BLOCKS_PER_SESSION = 64  # bounds the session's row; older blocks are forgotten, their numbers never used
 LABEL_MAX_BYTES = 255
 INCARNATION_MAX = 2**32 - 1  # eight hex digits in a data key
+LOCKS_PER_INODE = 10_000  # this and the next bound what one LOCK or UNLOCK makes every client do
+WAITS_PER_INODE = 1_000
+PASSES_MAX = 16  # requests that may overtake one that waits, because it waits for their session: namespace.locks
 EXTENTS_PER_CLONE = 100_000  # bounds what one small op makes every client do
 
 

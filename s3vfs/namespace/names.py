@@ -10,6 +10,7 @@ import stat
 
 from msgspec.structs import replace
 
+from s3vfs.namespace import acl
 from s3vfs.namespace.accounting import change_usage, exceeds_quota
 from s3vfs.namespace.limits import ID_MAX, LINK_MAX, TARGET_MAX_BYTES, later, name_error
 from s3vfs.namespace.ops import Create, Link, Rmdir, Unlink
@@ -23,6 +24,7 @@ from s3vfs.namespace.rows import (
     inode_key,
     link_key,
     session_key,
+    xattr_key,
 )
 from s3vfs.namespace.verdict import OK, STALE, Context, Verdict
 
@@ -62,7 +64,8 @@ def touch_directory(directory: Inode, time_ns: int, more_links: int = 0) -> Inod
 
 def create(rows: MutableRows, op: Create, context: Context) -> Verdict:
     """EINVAL for what no inode can be; ENOENT, ENOTDIR for the parent; EEXIST for the name; EMLINK, EDQUOT; ESTALE
-    where the number is not from the session's blocks. A setgid directory hands on its group, to directories the bit."""
+    where the number is not from the session's blocks. A setgid directory hands on its group, to directories the bit.
+    A default ACL is inherited in place of the umask."""
     bad = name_error(op.name) or _kind_error(op)
     if bad:
         return Verdict(bad)
@@ -86,7 +89,17 @@ def create(rows: MutableRows, op: Create, context: Context) -> Verdict:
         gid = parent.gid
         if is_directory:
             mode |= stat.S_ISGID
+    default = None if kind == SYMLINK else acl.default_of(rows, op.parent, parent)
+    access = None
+    if default is not None:
+        mode, access = acl.inherit(default, mode)
+    elif kind != SYMLINK:
+        mode &= ~(op.umask & 0o777)
+    kept = {acl.ACCESS: access, acl.DEFAULT: default if is_directory else None}
     rows.put(session_key(context.sid), replace(session, blocks=blocks))
+    for name, value in kept.items():
+        if value is not None:
+            rows.txn.put(xattr_key(op.ino, name), value)
     rows.put(
         inode_key(op.ino),
         Inode(
@@ -102,7 +115,7 @@ def create(rows: MutableRows, op: Create, context: Context) -> Verdict:
             btime_ns=op.time_ns,
             rdev=op.rdev if kind in DEVICES else 0,
             version=1,
-            xattrs=0,
+            xattrs=sum(value is not None for value in kept.values()),
             target=op.target,
         ),
     )

@@ -11,6 +11,8 @@ from typing import Annotated
 import msgspec
 
 Unsigned = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+# Of files, as their owners set them: nanoseconds since 1970, before it negative.
+Time = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 ObjectId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Lease = tuple[Unsigned, Unsigned]  # seq and index of the GRANT
 
@@ -24,12 +26,16 @@ class SetattrMask:
     SIZE = 8
     ATIME = 16
     MTIME = 32
+    # As when somebody writes: setuid, setgid where the group may execute, and file capabilities go.
+    PRIVILEGES = 64
+    SETGID = 128  # setgid goes in any case: the author is not in the file's group
 
 
 RENAME_NOREPLACE = 1  # numbers of renameat2(2)
 RENAME_EXCHANGE = 2
 XATTR_CREATE = 1  # numbers of setxattr(2)
 XATTR_REPLACE = 2
+XATTR_DROP_SETGID = 4  # with an access ACL: its author may not keep setgid
 
 
 class Op(msgspec.Struct, array_like=True, frozen=True):
@@ -37,7 +43,8 @@ class Op(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Create(Op, tag=1, frozen=True):
-    """A new inode of any kind under a name that its author saw absent."""
+    """A new inode of any kind under a name that its author saw absent. `umask` counts where the directory has no
+    default ACL."""
 
     parent: Unsigned
     name: bytes
@@ -48,6 +55,7 @@ class Create(Op, tag=1, frozen=True):
     rdev: Unsigned
     target: bytes
     time_ns: Unsigned
+    umask: Unsigned = 0
 
 
 class Link(Op, tag=2, frozen=True):
@@ -98,8 +106,8 @@ class Setattr(Op, tag=6, frozen=True):
     uid: Unsigned
     gid: Unsigned
     size: Unsigned
-    atime_ns: Unsigned
-    mtime_ns: Unsigned
+    atime_ns: Time
+    mtime_ns: Time
     time_ns: Unsigned
 
 
@@ -116,7 +124,7 @@ class Write(Op, tag=7, frozen=True):
     ino: Unsigned
     extents: tuple[ExtentWrite, ...]
     size: Unsigned
-    mtime_ns: Unsigned
+    mtime_ns: Time
     time_ns: Unsigned
 
 
@@ -127,7 +135,7 @@ class Append(Op, tag=8, frozen=True):
     length: Unsigned
     object: ObjectId
     object_offset: Unsigned
-    mtime_ns: Unsigned
+    mtime_ns: Time
     time_ns: Unsigned
 
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from s3vfs.namespace.accounting import change_usage
 from s3vfs.namespace.extents import plan_extents
 from s3vfs.namespace.limits import INTEGER_MAX, later
+from s3vfs.namespace.locks import forget_inode
 from s3vfs.namespace.ops import Drop, Hold, Reap
 from s3vfs.namespace.rows import (
     Inode,
@@ -73,6 +74,7 @@ def reap(rows: MutableRows, op: Reap, context: Context) -> Verdict:
     plan = plan_extents(rows, op.ino, inode, [(0, INTEGER_MAX)], [])
     plan.make(rows, context.seq)
     _delete_xattrs(rows, op.ino)
+    forget_inode(rows, op.ino)
     rows.delete(orphan_key(op.ino))
     rows.delete(inode_key(op.ino))
     return OK

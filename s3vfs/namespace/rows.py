@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,8 @@ MAX_U64 = 2**64 - 1
 
 _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
+_FOUR_U64 = struct.Struct(">QQQQ")
+_PLACE = struct.Struct(">QQI")
 
 
 class Volume(msgspec.Struct, array_like=True, frozen=True):
@@ -104,6 +107,49 @@ class Orphan(msgspec.Struct, array_like=True, frozen=True):
     seq: int
 
 
+class LockRow(msgspec.Struct, array_like=True, frozen=True):
+    """Bytes up to `end`, inclusive. `kind`: see namespace.locks. `seq`, `index`: the LOCK that it was granted for."""
+
+    end: int
+    kind: int
+    seq: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLock:
+    """A LockRow and what its key says."""
+
+    sid: int
+    owner: int
+    start: int
+    end: int
+    kind: int
+    seq: int
+    index: int
+
+
+class WaitRow(msgspec.Struct, array_like=True, frozen=True):
+    """A LOCK that waits. `passed`: how many later ones have overtaken it for the sake of their session."""
+
+    sid: int
+    owner: int
+    start: int
+    end: int
+    kind: int
+    passed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A WaitRow and what its key says."""
+
+    ino: int
+    seq: int
+    index: int
+    row: WaitRow
+
+
 class SnapshotRow(msgspec.Struct, array_like=True, frozen=True):
     seq: int
     checkpoint: bytes
@@ -158,6 +204,14 @@ def held_key(sid: int, ino: int) -> bytes:
     return b"h" + _TWO_U64.pack(sid, ino)
 
 
+def lock_key(ino: int, sid: int, owner: int, start: int) -> bytes:
+    return b"K" + _FOUR_U64.pack(ino, sid, owner, start)
+
+
+def wait_key(ino: int, seq: int, index: int) -> bytes:
+    return b"W" + _PLACE.pack(ino, seq, index)
+
+
 def snapshot_key(name: bytes) -> bytes:
     return b"N" + name
 
@@ -173,6 +227,7 @@ encode_row = _encoder.encode
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 
 _volume = msgspec.msgpack.Decoder(Volume)
+decode_volume = _volume.decode
 _usage = msgspec.msgpack.Decoder(Usage)
 _dentry = msgspec.msgpack.Decoder(Dentry)
 _inode = msgspec.msgpack.Decoder(Inode)
@@ -181,6 +236,8 @@ _object = msgspec.msgpack.Decoder(ObjectRow)
 _reference = msgspec.msgpack.Decoder(Reference)
 _session = msgspec.msgpack.Decoder(SessionRow)
 _orphan = msgspec.msgpack.Decoder(Orphan)
+_lock = msgspec.msgpack.Decoder(LockRow)
+_wait = msgspec.msgpack.Decoder(WaitRow)
 _snapshot = msgspec.msgpack.Decoder(SnapshotRow)
 
 
@@ -277,6 +334,40 @@ class Rows:
         prefix = b"h" + _U64.pack(sid)
         for key, _ in self.txn.range(prefix, prefix_end(prefix)):
             yield _U64.unpack_from(key, 9)[0]
+
+    def locks(self, ino: int) -> Iterator[HeldLock]:
+        """All locks of an inode, by session, owner and start."""
+        for _, held in self._locks(b"K" + _U64.pack(ino)):
+            yield held
+
+    def locks_of(self, ino: int, sid: int, owner: int) -> list[HeldLock]:
+        return [held for _, held in self._locks(b"K" + _U64.pack(ino) + _TWO_U64.pack(sid, owner))]
+
+    def all_locks(self) -> Iterator[tuple[int, HeldLock]]:
+        """(inode, lock) of all locks on the volume."""
+        return self._locks(b"K")
+
+    def _locks(self, prefix: bytes) -> Iterator[tuple[int, HeldLock]]:
+        for key, value in self.txn.range(prefix, prefix_end(prefix)):
+            ino, sid, owner, start = _FOUR_U64.unpack_from(key, 1)
+            row = _lock.decode(value)
+            yield ino, HeldLock(sid, owner, start, row.end, row.kind, row.seq, row.index)
+
+    def wait(self, ino: int, seq: int, index: int) -> WaitRow | None:
+        return self._one(_wait, wait_key(ino, seq, index))
+
+    def waits(self, ino: int) -> Iterator[Waiting]:
+        """Requests that wait for locks on an inode, in the order in which they came."""
+        return self._waits(b"W" + _U64.pack(ino))
+
+    def all_waits(self) -> Iterator[Waiting]:
+        """All on the volume, by inode and then in their order."""
+        return self._waits(b"W")
+
+    def _waits(self, prefix: bytes) -> Iterator[Waiting]:
+        for key, value in self.txn.range(prefix, prefix_end(prefix)):
+            ino, seq, index = _PLACE.unpack_from(key, 1)
+            yield Waiting(ino, seq, index, _wait.decode(value))
 
     def snapshots(self) -> Iterator[tuple[bytes, SnapshotRow]]:
         for key, value in self.txn.range(b"N", b"O"):

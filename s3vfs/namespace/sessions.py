@@ -1,4 +1,5 @@
-"""The volume's and the sessions' own ops: FORMAT, ANNOUNCE, RESUME, END, BEAT, CHALLENGE, EVICT, BLOCK, CONFIG.
+"""The volume's and the sessions' own ops: FORMAT, ANNOUNCE, RESUME, END, BEAT, CHALLENGE, EVICT, BLOCK, CONFIG,
+FEATURE.
 
 Whether a record's session is live, and `last_op` and `last_seq`, are decided for the whole record in apply.
 """
@@ -10,6 +11,8 @@ import stat
 
 from msgspec.structs import replace
 
+from s3vfs.errors import UnknownFeature
+from s3vfs.namespace.features import KNOWN_FEATURES
 from s3vfs.namespace.limits import (
     BLOCK_MAX_INODES,
     BLOCKS_PER_SESSION,
@@ -18,7 +21,8 @@ from s3vfs.namespace.limits import (
     INTEGER_MAX,
     LABEL_MAX_BYTES,
 )
-from s3vfs.namespace.ops import Announce, Beat, Block, Challenge, Config, End, Evict, Format, Resume
+from s3vfs.namespace.locks import release_session_locks, release_session_waits
+from s3vfs.namespace.ops import Announce, Beat, Block, Challenge, Config, End, Evict, Feature, Format, Resume
 from s3vfs.namespace.orphans import release_holds
 from s3vfs.namespace.rows import (
     FIRST_INO,
@@ -34,6 +38,9 @@ from s3vfs.namespace.rows import (
     session_key,
 )
 from s3vfs.namespace.verdict import FENCED, OK, STALE, Context, Verdict
+
+UPDATE_HINT = "a newer s3vfs wrote to this volume; update this one"
+_BITS_MAX = 62  # masks of features are integers in rows
 
 
 def format_volume(rows: MutableRows, op: Format, context: Context) -> Verdict:
@@ -92,12 +99,13 @@ def announce(rows: MutableRows, op: Announce, context: Context) -> Verdict:
 
 
 def resume(rows: MutableRows, op: Resume, context: Context) -> Verdict:
-    """R13: the next incarnation takes over if the stored one is what its author expected; else ESHUTDOWN. Blocks and
-    holds go over to it; op numbers begin anew."""
+    """R13: the next incarnation takes over if the stored one is what its author expected; else ESHUTDOWN. Blocks, holds
+    and locks go over to it; op numbers begin anew, and nobody waits any more."""
     row = rows.session(context.sid)
     if row is None or row.incarnation != op.expected or context.incarnation != op.expected + 1:
         return Verdict(FENCED)
     rows.put(session_key(context.sid), replace(row, incarnation=context.incarnation, last_op=0, last_seq=context.seq))
+    release_session_waits(rows, context.sid)
     return OK
 
 
@@ -171,6 +179,18 @@ def config(rows: MutableRows, op: Config, context: Context) -> Verdict:
     return OK
 
 
+def feature(rows: MutableRows, op: Feature, context: Context) -> Verdict:
+    """Switch rules on, for good; doing it again changes nothing. Raises UnknownFeature for rules that this program
+    lacks: its author rightly uses them from here on (R3)."""
+    if op.bit > _BITS_MAX or not KNOWN_FEATURES >> op.bit & 1:
+        raise UnknownFeature(f"record {context.seq} switches on feature {op.bit}", hint=UPDATE_HINT)
+    volume = rows.volume()
+    if volume is None:
+        return Verdict(errno.EINVAL)
+    rows.put(VOLUME_KEY, replace(volume, features=volume.features | 1 << op.bit))
+    return OK
+
+
 def is_identity(sid: int, incarnation: int) -> bool:
     """Whether a header's session can exist at all; nothing checks its numbers before apply does."""
     return 0 < sid <= INTEGER_MAX and 0 < incarnation <= INCARNATION_MAX
@@ -178,6 +198,7 @@ def is_identity(sid: int, incarnation: int) -> bool:
 
 def _remove_session(rows: MutableRows, sid: int) -> None:
     release_holds(rows, sid)
+    release_session_locks(rows, sid)
     rows.delete(session_key(sid))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ import lmdb
 
 from s3vfs.errors import Damaged, S3vfsError
 
-LAYOUT = 1  # of rows and meta row in the data file; another one is rebuilt
+LAYOUT = 2  # of rows and meta row in the data file; another one is rebuilt
 
 # Address space only: without writemap the file grows as it is used. 1 TiB holds some 7 billion files, fits many times
 # into 47 bits, and needs no remapping while readers are active. The smaller ones are for `ulimit -v` and 32 bits.
@@ -36,6 +37,9 @@ SPARE_TRANSACTIONS = 16  # reset and renewed by the library: a read transaction 
 # Disk space beyond what is in use, so that applying goes on when the cache or a neighbour fills the disk (DESIGN 8).
 RESERVE_BYTES = 16 << 20
 
+# Where the next state is made, in the directory of the present one.
+_NEXT = "next"
+
 _DATA = "data.mdb"
 _LOCK = "lock.mdb"
 _STAMP = "stamp"
@@ -47,6 +51,7 @@ def open_environment(path: Path, *, volume: bytes, boot_id: str) -> tuple[lmdb.E
     stamp = f"{LAYOUT}\n{volume.hex()}\n{boot_id}\n".encode()
     with disk_errors(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        drop_next(path)
         distrust = _why_distrusted(path, stamp)
         if not distrust:
             try:
@@ -59,6 +64,26 @@ def open_environment(path: Path, *, volume: bytes, boot_id: str) -> tuple[lmdb.E
                 distrust = f"it is unreadable ({error})"
         fresh = not (path / _DATA).exists()
         return start_afresh(path, volume=volume, boot_id=boot_id), "" if fresh else distrust
+
+
+def start_next(path: Path, *, volume: bytes, boot_id: str) -> lmdb.Environment:
+    """An empty environment beside the one in `path`; what an earlier one has left there goes."""
+    (path / _NEXT).mkdir(mode=0o700, exist_ok=True)
+    return start_afresh(path / _NEXT, volume=volume, boot_id=boot_id)
+
+
+def drop_next(path: Path) -> None:
+    """Remove what a load that failed, or was killed, has left: disk space, no state."""
+    shutil.rmtree(path / _NEXT, ignore_errors=True)
+
+
+def take_next(path: Path) -> lmdb.Environment:
+    """Replace the files in `path` by those of `start_next`, which must be closed. Whoever has the former environment
+    open keeps its state. A crash leaves one of the two: the data file alone decides."""
+    os.rename(path / _NEXT / _DATA, path / _DATA)
+    (path / _LOCK).unlink(missing_ok=True)  # it names readers of the other file
+    drop_next(path)
+    return _open_files(path)
 
 
 def start_afresh(path: Path, *, volume: bytes, boot_id: str) -> lmdb.Environment:

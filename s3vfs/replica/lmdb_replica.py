@@ -8,8 +8,9 @@ rows that belong together. (A database of its own for the meta row cost a third 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,16 @@ from s3vfs.journal.record import Record
 from s3vfs.namespace.apply import apply_record
 from s3vfs.namespace.changes import changes_of
 from s3vfs.namespace.digest import DigestingTransaction, digest_from_bytes, digest_to_bytes, row_hash
-from s3vfs.replica.lmdb_environment import DiskReserve, disk_errors, open_environment, start_afresh, translated
+from s3vfs.replica.lmdb_environment import (
+    DiskReserve,
+    disk_errors,
+    drop_next,
+    open_environment,
+    start_afresh,
+    start_next,
+    take_next,
+    translated,
+)
 from s3vfs.replica.protocol import (
     EMPTY,
     Applied,
@@ -31,20 +41,16 @@ from s3vfs.replica.protocol import (
     Snapshot,
     check_continues,
     check_row_order,
-    loading_error,
 )
 
 _META_KEY = b"\0"
 _FIRST_ROW = b"\1"
 
-# Rows in one transaction of a load: some ms each, so that memory and the time until a crash is noticed stay bounded.
+# Rows in one transaction of a load: some ms each, so that memory stays bounded.
 _LOAD_ROWS = 10_000
 
 
 class _Meta(msgspec.Struct, array_like=True, frozen=True):
-    """`loading`: a checkpoint is half loaded; the rows mean nothing."""
-
-    loading: bool
     seq: int
     record_hash: bytes
     digest: bytes
@@ -122,9 +128,9 @@ class LmdbReplica:
     refuses to work in a forked child.
 
     `rebuilt`: earlier files were there and were thrown away (`rebuilt_why` says why), because they were written under
-    another boot id or for another volume, were unreadable, or had been killed while loading. The position is then
-    EMPTY, and so it is for a new replica. `low_on_disk`: the last try to allocate disk space ahead failed; what is
-    left of the reserve is being used up.
+    another boot id or for another volume, or were unreadable. The position is then EMPTY, and so it is for a new
+    replica. `low_on_disk`: the last try to allocate disk space ahead failed; what is left of the reserve is being used
+    up.
     """
 
     def __init__(self, path: Path, volume: bytes, boot_id: str) -> None:
@@ -134,7 +140,6 @@ class LmdbReplica:
         self._boot_id = boot_id
         self._pid = os.getpid()
         self._closed = False
-        self._loading = False
         self.low_on_disk = False
         self._environment, self.rebuilt_why = open_environment(path, volume=volume, boot_id=boot_id)
         self._reserve = DiskReserve(self._environment, path)
@@ -152,20 +157,15 @@ class LmdbReplica:
         return replica
 
     def _settle(self) -> None:
-        """Find the position; throw a half-loaded state away."""
+        """Find the position."""
         with disk_errors(self._path):
             with self._environment.begin() as txn:
                 raw = txn.get(_META_KEY)
             try:
-                meta = _Meta(False, *_fields(EMPTY)) if raw is None else _decode_meta(raw)
-                why = "it was being loaded when the process ended" if meta.loading else ""
+                self._position = _position(raw)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                why = f"its position is unreadable ({error})"
-            if why:
-                self.rebuilt_why = why
+                self.rebuilt_why = f"its position is unreadable ({error})"
                 self._renew()
-            else:
-                self._position = Position(meta.seq, meta.record_hash, meta.digest)
         self._top_up()
 
     def _renew(self) -> None:
@@ -194,61 +194,54 @@ class LmdbReplica:
         return self._environment
 
     def read(self) -> _Reading:
-        txn = self._usable().begin()
-        if self._loading:  # looked at after begin: a load that started in another thread between the two is seen
-            txn.abort()
-            raise loading_error()
-        return _Reading(txn, self._path)
+        return _Reading(self._usable().begin(), self._path)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         with self.read() as reader:
-            raw = reader.get(_META_KEY)
-            meta = _Meta(False, *_fields(EMPTY)) if raw is None else _decode_meta(raw)
-            yield Snapshot(Position(meta.seq, meta.record_hash, meta.digest), reader.rows())
+            yield Snapshot(_position(reader.get(_META_KEY)), reader.rows())
 
     def apply(self, record: Record) -> Applied:
         environment = self._usable()
-        if self._loading:
-            raise loading_error()
         with disk_errors(self._path), environment.begin(write=True) as txn:
             position = self._position
             check_continues(position, self._volume, record)
             digesting = DigestingTransaction(LmdbWriter(txn), digest_from_bytes(position.digest))
             verdicts = apply_record(digesting, record.header, record.ops)
             after = Position(record.header.seq, record.hash, digest_to_bytes(digesting.digest))
-            txn.put(_META_KEY, _encode_meta(_Meta(False, *_fields(after))))
+            txn.put(_META_KEY, _meta(after))
         self._position = after
         self._top_up()
         keys = frozenset(digesting.touched)
         return Applied(verdicts, changes_of(keys), keys)
 
-    def load(self, rows: Iterable[Row], position: Position) -> None:
-        environment = self._usable()
-        self._loading = True  # stays so if even emptying fails: then nothing is read until a load succeeds
-        self._position = EMPTY
-        self._clear(environment, loading=True)
+    def stage(self, rows: Iterable[Row], position: Position) -> Callable[[], None]:
+        self._usable()
+        with disk_errors(self._path):
+            beside = start_next(self._path, volume=self._volume, boot_id=self._boot_id)
         try:
-            digest = self._store(environment, rows)
-            if digest != position.digest:
+            if self._store(beside, rows) != position.digest:
                 raise Damaged(f"the checkpoint at seq {position.seq} does not have the digest that it states")
-            with disk_errors(self._path), environment.begin(write=True) as txn:
-                txn.put(_META_KEY, _encode_meta(_Meta(False, *_fields(position))))
+            with disk_errors(self._path), beside.begin(write=True) as txn:
+                txn.put(_META_KEY, _meta(position))
         except BaseException:
-            self._clear(environment, loading=False)
-            self._loading = False
+            drop_next(self._path)
             raise
+        finally:
+            beside.close()
+        return partial(self._install, position)
+
+    def _install(self, position: Position) -> None:
+        self._usable()
+        with disk_errors(self._path):
+            # Not closed: a snapshot that another thread is reading keeps it until its end.
+            self._environment = take_next(self._path)
+        self._reserve = DiskReserve(self._environment, self._path)
         self._position = position
-        self._loading = False
         self._top_up()
 
-    def _clear(self, environment: lmdb.Environment, *, loading: bool) -> None:
-        """No rows. Marked as loading, the files are thrown away by the next open unless a position is written."""
-        with disk_errors(self._path):
-            database = environment.open_db(None)
-            with environment.begin(write=True) as txn:
-                txn.drop(database, delete=False)
-                txn.put(_META_KEY, _encode_meta(_Meta(loading, *_fields(EMPTY))))
+    def load(self, rows: Iterable[Row], position: Position) -> None:
+        self.stage(rows, position)()
 
     def _store(self, environment: lmdb.Environment, rows: Iterable[Row]) -> bytes:
         """Write the rows, some thousand to a transaction; their digest."""
@@ -276,5 +269,13 @@ class LmdbReplica:
             self._environment.close()
 
 
-def _fields(position: Position) -> tuple[int, bytes, bytes]:
-    return position.seq, position.record_hash, position.digest
+def _meta(position: Position) -> bytes:
+    return _encode_meta(_Meta(position.seq, position.record_hash, position.digest))
+
+
+def _position(raw: bytes | None) -> Position:
+    """What the meta row says. Raises msgspec's errors."""
+    if raw is None:
+        return EMPTY
+    meta = _decode_meta(raw)
+    return Position(meta.seq, meta.record_hash, meta.digest)

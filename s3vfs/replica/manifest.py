@@ -10,10 +10,10 @@ from typing import Any
 from s3vfs.errors import Damaged, UnknownFeature
 from s3vfs.journal.documents import NEWER_HINT, Document, encode_document, parse_document
 from s3vfs.journal.record import APPLY_VERSION
+from s3vfs.namespace.features import KNOWN_FEATURES
 from s3vfs.replica.protocol import Position
 from s3vfs.replica.segments import Segment
 
-KNOWN_FEATURES = 0
 MAX_SEGMENTS = 1 << 16  # their number has four hex digits
 
 

@@ -3,7 +3,7 @@ thread, and nothing outlives the object: `copy` stands for a disk that is kept, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from s3vfs.errors import Damaged, S3vfsError
@@ -22,7 +22,6 @@ from s3vfs.replica.protocol import (
     Snapshot,
     check_continues,
     check_row_order,
-    loading_error,
 )
 
 
@@ -33,7 +32,6 @@ class MemoryReplica:
         self._volume = volume
         self._rows = DictTransaction()
         self._position = EMPTY
-        self._loading = False
         self._closed = False
 
     @property
@@ -54,8 +52,6 @@ class MemoryReplica:
     def _usable(self) -> DictTransaction:
         if self._closed:
             raise S3vfsError("the replica is closed")
-        if self._loading:
-            raise loading_error()
         return self._rows
 
     @contextmanager
@@ -77,16 +73,20 @@ class MemoryReplica:
         keys = frozenset(digesting.touched)
         return Applied(verdicts, changes_of(keys), keys)
 
-    def load(self, rows: Iterable[Row], position: Position) -> None:
+    def stage(self, rows: Iterable[Row], position: Position) -> Callable[[], None]:
         self._usable()
-        self._rows, self._position, self._loading = DictTransaction(), EMPTY, True
-        try:
-            loaded = DictTransaction(_in_order(rows))
-        finally:
-            self._loading = False
-        if digest_to_bytes(digest_of(loaded.items())) != position.digest:
+        staged = DictTransaction(_in_order(rows))
+        if digest_to_bytes(digest_of(staged.items())) != position.digest:
             raise Damaged(f"the checkpoint at seq {position.seq} does not have the digest that it states")
-        self._rows, self._position = loaded, position
+
+        def install() -> None:
+            self._usable()
+            self._rows, self._position = staged, position
+
+        return install
+
+    def load(self, rows: Iterable[Row], position: Position) -> None:
+        self.stage(rows, position)()
 
     def close(self) -> None:
         self._closed = True

@@ -6,7 +6,7 @@ a record may change anything. Knows records and rows; knows no bucket, no sessio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -57,8 +57,8 @@ class Replica(Protocol):
     """Base, and the only two ways to change it (R12): the next record, or a whole checkpoint.
 
     Transactions are used in the thread that opened them and never across an await. `read` and `snapshot` may be called
-    from any thread, also while another thread applies: they see the state as of their opening. `apply`, `load` and
-    `close` are called by one task at a time.
+    from any thread, also while another thread applies or stages: they see the state as of their opening. `apply`,
+    `stage`, what it returns, and `close` are called by one task at a time.
     """
 
     @property
@@ -70,11 +70,11 @@ class Replica(Protocol):
     def position(self) -> Position: ...
 
     def read(self) -> AbstractContextManager[ReadTransaction]:
-        """Base as it is now. Raises S3vfsError while a checkpoint is being loaded."""
+        """Base as it is now."""
         ...
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
-        """All rows, and the position that they belong to, for publishing. Raises as `read`."""
+        """All rows, and the position that they belong to, for publishing."""
         ...
 
     def apply(self, record: Record) -> Applied:
@@ -82,11 +82,17 @@ class Replica(Protocol):
         UnknownFeature where it needs a newer program (R3), S3vfsError when the disk fails; base is then unchanged."""
         ...
 
-    def load(self, rows: Iterable[Row], position: Position) -> None:
-        """Replace everything by `rows`, which come in strictly ascending key order and have `position`'s digest.
+    def stage(self, rows: Iterable[Row], position: Position) -> Callable[[], None]:
+        """Prepare another state beside the present one, which stays in use: `rows` in strictly ascending key order,
+        with `position`'s digest. Blocks. Calling the result, before the next `stage`, replaces everything by it, at
+        once.
 
-        Raises Damaged otherwise. After any exception, from `rows` too, and after a crash inside, the replica is empty.
+        Raises Damaged otherwise. After any exception, from `rows` too, and after a crash inside, base is as it was.
         """
+        ...
+
+    def load(self, rows: Iterable[Row], position: Position) -> None:
+        """`stage`, and its result called."""
         ...
 
     def close(self) -> None:
@@ -119,5 +125,5 @@ def check_row_order(last: bytes, key: bytes) -> None:
 
 
 def loading_error() -> S3vfsError:
-    """What reads get while base is being replaced: a half-loaded state must never look like missing files."""
+    """What reads get before the first checkpoint is there: an empty state must never look like missing files."""
     return S3vfsError("the replica holds no complete state", hint="a checkpoint is being loaded, or failed to load")

@@ -27,13 +27,15 @@ async def restore(store: Store, checkpoint: bytes, replica: Replica, run: Runner
     """Replace everything in `replica` by the checkpoint with that uuid (16 bytes); the position it then has.
 
     Raises ObjectMissing where the checkpoint is not there (any more: look at HEAD again), Damaged where it contradicts
-    itself or belongs to another volume, UnknownFeature, and what the store and the replica raise. After an error the
-    replica is as it was, or empty. Cancelling waits until loading, in a worker thread, has ended.
+    itself or belongs to another volume, UnknownFeature, and what the store and the replica raise. The replica stays as
+    it was until all rows are there, and after an error; it changes in the caller's thread. Cancelling waits until
+    staging, in a worker thread, has ended.
     """
     manifest = await fetch_manifest(store, checkpoint)
     if manifest.volume != replica.volume:
         raise Damaged(f"checkpoint {checkpoint.hex()} belongs to volume {manifest.volume.hex()}")
-    await run(replica.load, checkpoint_rows(store.bulk, manifest), manifest.position)
+    install = await run(replica.stage, checkpoint_rows(store.bulk, manifest), manifest.position)
+    install()
     return manifest.position
 
 

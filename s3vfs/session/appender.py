@@ -73,7 +73,7 @@ class Appender:
         position = self._base.replica.position
         header = Header(
             apply_version=APPLY_VERSION,
-            features=0,
+            features=self._base.features,
             volume=self._volume,
             epoch=self._epoch,
             seq=position.seq + 1,

@@ -72,6 +72,15 @@ class Base:
     def applied_seq(self) -> int:
         return self.replica.position.seq
 
+    @property
+    def features(self) -> int:
+        """What FEATURE ops have switched on; 0 while a checkpoint is loaded."""
+        if self.loading:
+            return 0
+        with self.read() as txn:
+            volume = Rows(txn).volume()
+        return 0 if volume is None else volume.features
+
     def offer(self, seq: int, data: bytes) -> None:
         """Apply `data` if it is the next record; nothing happens where `seq` is applied already or out of reach.
 
@@ -128,8 +137,9 @@ class Base:
             _log.error("session %016x, incarnation %d, is no longer in office", self.sid, self.incarnation)
 
     def read(self) -> AbstractContextManager[ReadTransaction]:
-        """A view of base. Raises S3vfsError while a checkpoint is being loaded: wait for `ready`."""
-        if self.loading:
+        """A view of base; of what it was before, while a checkpoint is being loaded. Raises S3vfsError while there is
+        nothing yet that it could show: wait for `ready`."""
+        if self.loading and not self.applied_seq:
             raise loading_error()
         return self.replica.read()
 
@@ -148,11 +158,11 @@ class Base:
         self.sid = 0
 
     def begin_loading(self) -> None:
-        """Base is about to be replaced: unusable until `reloaded`, or until `loading_failed` finds it untouched."""
+        """Base is about to be replaced: no record is applied until `reloaded` or `loading_failed`."""
         self.loading = True
 
     def loading_failed(self) -> None:
-        """Loading has left base as it was, or empty. An empty base must never look like missing files."""
+        """Loading has left base as it was. An empty base must never look like missing files."""
         self.loading = self.applied_seq == 0
         self._notify()
 
@@ -179,7 +189,7 @@ class Base:
             self._notify()
 
     async def ready(self) -> None:
-        """Return when base is whole; at once where no checkpoint is being loaded."""
+        """Return when base takes records; at once where no checkpoint is being loaded."""
         while self.loading and self.fatal is None:
             await self.changed.wait()
 

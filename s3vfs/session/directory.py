@@ -3,6 +3,7 @@
     <cache>/<volume uuid, 32 hex>/sessions/<name>/
         lock            flock'ed while a process uses the directory
         session.json    sid and incarnation; written, with fsync, before they are used in the journal
+        sent            the highest op number that was sent; tells an older copy of this directory from the last one
         index/          the replica (LMDB)
         working/        working files
         spill/          what could not go on
@@ -15,7 +16,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,18 +25,23 @@ from typing import Any
 from s3vfs.errors import SessionBusy, SessionError
 
 _FORMAT = 1
+_SENT = struct.Struct(">QQQ")  # sid, incarnation, op number
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who a session is. `settled`: the journal has accepted this incarnation; else it may or may not be there, and
-    then `number`, the last op number of the record that asked for it, tells our attempt from a stranger's."""
+    then `number`, the last op number of the record that asked for it, tells our attempt from a stranger's. `former`:
+    (incarnation, last op number that is in the journal) of those before, oldest first: the journal forgets it when the
+    next one takes over. `sent`: no higher op number has been sent from here, as far as a killed process can know."""
 
     sid: int
     incarnation: int
     boot_id: str
     number: int
     settled: bool
+    former: tuple[tuple[int, int], ...] = ()
+    sent: int = field(default=0, compare=False)
 
 
 class SessionDirectory:
@@ -48,6 +55,7 @@ class SessionDirectory:
         for folder in (self.index, self.working, self.spill):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._identity_path = self.path / "session.json"
+        self._sent_fd = -1
         self._lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,12 +83,15 @@ class SessionDirectory:
             fields: dict[str, Any] = json.loads(text)
             if fields["format"] != _FORMAT:
                 raise SessionError(f"{self._identity_path} has format {fields['format']}", hint="update s3vfs")
+            sid, incarnation, number = int(fields["sid"], 16), int(fields["incarnation"]), int(fields["number"])
             return Identity(
-                int(fields["sid"], 16),
-                int(fields["incarnation"]),
+                sid,
+                incarnation,
                 str(fields["boot_id"]),
-                int(fields["number"]),
+                number,
                 bool(fields["settled"]),
+                tuple((int(earlier), int(last)) for earlier, last in fields.get("former", ())),
+                max(number, self._read_sent(sid, incarnation)),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise SessionError(
@@ -97,6 +108,7 @@ class SessionDirectory:
             "boot_id": identity.boot_id,
             "number": identity.number,
             "settled": identity.settled,
+            "former": identity.former,
         }
         fresh = self._identity_path.with_suffix(".new")
         with open(fresh, "w") as file:
@@ -111,6 +123,19 @@ class SessionDirectory:
         self._identity_path.unlink(missing_ok=True)
         self._sync_folder()
 
+    def note_sent(self, sid: int, incarnation: int, number: int) -> None:
+        """Ops up to `number` are about to be sent. A killed process leaves it, a power cut may not. Raises OSError."""
+        if self._sent_fd < 0:
+            self._sent_fd = os.open(self.path / "sent", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.pwrite(self._sent_fd, _SENT.pack(sid, incarnation, number), 0)
+
+    def _read_sent(self, sid: int, incarnation: int) -> int:
+        try:
+            noted = _SENT.unpack((self.path / "sent").read_bytes())
+        except (FileNotFoundError, struct.error):
+            return 0
+        return noted[2] if noted[:2] == (sid, incarnation) else 0
+
     def _sync_folder(self) -> None:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -120,6 +145,9 @@ class SessionDirectory:
 
     def close(self) -> None:
         """Give the lock back; whatever is in the directory stays."""
+        if self._sent_fd >= 0:
+            os.close(self._sent_fd)
+            self._sent_fd = -1
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1

@@ -7,7 +7,7 @@ queue: these records are sent one by one.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from s3vfs.environment import Environment
 from s3vfs.errors import Damaged, S3vfsError
@@ -27,12 +27,15 @@ _log = logging.getLogger(__name__)
 # Op numbers begin anew with each incarnation, at a random number below this: it then tells our own attempt to take
 # office from that of a copy of this session directory (a disk rolled back, a cloned machine).
 _FIRST_NUMBERS = 1 << 24
+# Former incarnations that are remembered: working files speak of one that has just been replaced, or of one a few
+# before, where daemons were killed while they started.
+_FORMER = 64
 
 
 async def rebuild(environment: Environment, store: Store, journal: Journal, base: Base) -> None:
     """Replace base by HEAD's checkpoint, or by nothing where there is none yet (R5).
 
-    Raises Damaged for a contradiction, and what `restore` raises: base is then as it was, or empty; call again.
+    Raises Damaged for a contradiction, and what `restore` raises: base is then as it was; call again.
     """
     head = (await journal.refresh_head()).head
     if head.checkpoint is None and head.boundary > 1:
@@ -40,7 +43,7 @@ async def rebuild(environment: Environment, store: Store, journal: Journal, base
     base.begin_loading()
     try:
         if head.checkpoint is None:
-            await environment.run(base.replica.load, (), EMPTY)
+            base.replica.load((), EMPTY)
         else:
             await restore(store, head.checkpoint.uuid, base.replica, environment.run)
     except BaseException:
@@ -53,12 +56,13 @@ async def rebuild(environment: Environment, store: Store, journal: Journal, base
 @dataclass(frozen=True, slots=True)
 class Office:
     """What the journal has granted. `resumed`: the session goes on, and so do its working files; else they are to be
-    spilled. `first_number` is the first op number that is free."""
+    spilled. `first_number` is the first op number that is free. `former` as in Identity."""
 
     sid: int
     incarnation: int
     resumed: bool
     first_number: int
+    former: tuple[tuple[int, int], ...] = ()
 
 
 class Registrar:
@@ -96,7 +100,10 @@ class Registrar:
             attempt = self._announcement() if identity is None else self._resumption(identity)
             if attempt is None:
                 return None
+            row = self._base.session_row(attempt.sid)
             await self._environment.run(self._directory.write_identity, attempt)
+            if self._base.session_row(attempt.sid) != row:
+                continue  # a late record of the former incarnation: what was noted of it holds no longer
             outcome = await self._try(attempt, resuming=identity is not None)
             if identity is not None:
                 identity = attempt
@@ -106,10 +113,11 @@ class Registrar:
                 if identity is None:
                     continue
                 return None
-            settled = Identity(attempt.sid, attempt.incarnation, attempt.boot_id, attempt.number, settled=True)
+            settled = replace(attempt, settled=True)
             await self._environment.run(self._directory.write_identity, settled)
             self._base.take_office(attempt.sid, attempt.incarnation)
-            return Office(attempt.sid, attempt.incarnation, identity is not None, attempt.number + 1)
+            resumed = identity is not None
+            return Office(attempt.sid, attempt.incarnation, resumed, attempt.number + 1, attempt.former)
 
     def _announcement(self) -> Identity:
         sid = self._environment.random.randrange(1, 2**63)
@@ -121,12 +129,22 @@ class Registrar:
         if row is None:
             return None
         ours = row.incarnation == identity.incarnation and (identity.settled or row.last_op == identity.number)
+        if ours and row.last_op > identity.sent and identity.boot_id == self._environment.boot_id:
+            # The journal has ops of this incarnation that were never sent from here: this directory is an older copy,
+            # and what its working files hold may have been published, and replaced, long ago.
+            return None
         # An attempt that never reached the journal is as if it had not been made.
         not_there = not identity.settled and row.incarnation == identity.incarnation - 1
         if not (ours or not_there):
             return None
+        earlier = [pair for pair in identity.former if pair[0] != row.incarnation]
         return Identity(
-            identity.sid, row.incarnation + 1, self._environment.boot_id, self._first_number(), settled=False
+            identity.sid,
+            row.incarnation + 1,
+            self._environment.boot_id,
+            self._first_number(),
+            settled=False,
+            former=(*earlier, (row.incarnation, row.last_op))[-_FORMER:],
         )
 
     def _first_number(self) -> int:

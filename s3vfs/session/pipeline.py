@@ -7,6 +7,7 @@ persist, and read their overlay from. Knows no bucket: `Appender` does the sendi
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from s3vfs.session.appender import Appender, Author, Outcome
 from s3vfs.session.base import Base, Fate
 from s3vfs.session.courtesy import Courtesy
 from s3vfs.session.options import MAX_RECORD_BYTES, MAX_RECORD_OPS
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -61,12 +64,14 @@ class Queued:
 
 
 class Pipeline:
-    """The queue of one session. `next_number`: above every number that this session has used before."""
+    """The queue of one session. `next_number`: above every number that this session has used before. `note_sent` is
+    called with an op's number before it, or a higher one, can be in the journal; it may raise OSError."""
 
-    def __init__(self, base: Base, appender: Appender, next_number: int) -> None:
+    def __init__(self, base: Base, appender: Appender, next_number: int, note_sent: Callable[[int], None]) -> None:
         self._base = base
         self._appender = appender
         self._next_number = next_number
+        self._note_sent = note_sent
         self._queue: deque[Queued] = deque()
         self._more = trio.Event()
         self._closed = False
@@ -142,12 +147,19 @@ class Pipeline:
             await self._base.ready()
             batch = self._form()
             if batch:
+                self._note(batch[-1].number)
                 await self._appender.append(
                     Author(self._base.sid, self._base.incarnation),
                     [queued.wire for queued in batch],
                     background=all(queued.group.background for queued in batch),
                     conclude=partial(self._conclude, batch),
                 )
+
+    def _note(self, number: int) -> None:
+        try:
+            self._note_sent(number)
+        except OSError as error:  # only a kill would need it: the next mount then begins a new session
+            _log.warning("the local disk does not take a note of what is sent: %s", error)
 
     async def _yield(self) -> None:
         """Background work waits for others; what somebody waits for does not."""

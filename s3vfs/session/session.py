@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -30,6 +31,7 @@ from s3vfs.session.inodes import InodeNumbers
 from s3vfs.session.lifecycle import Registrar, rebuild
 from s3vfs.session.options import SessionOptions
 from s3vfs.session.pipeline import Group, Pipeline
+from s3vfs.session.pledge import Pledge
 from s3vfs.session.presence import Presence
 from s3vfs.session.spill import Spill
 from s3vfs.session.tail import Tail
@@ -64,6 +66,7 @@ class Session:
         self._inodes: InodeNumbers | None = None
         self._presence: Presence | None = None
         self._objects = 0
+        self._former: tuple[tuple[int, int], ...] = ()
         self._pins: dict[int, int] = {}
 
     # -- who and where ------------------------------------------------------------------------------------------
@@ -103,18 +106,22 @@ class Session:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def view(self) -> AbstractContextManager[ReadTransaction]:
-        """What this client sees: base and, once there are leases, the overlay (R12). Never across an await."""
+        """What this client sees: base and, once there are leases, the overlay (R12). Never across an await. While a
+        checkpoint is loaded it is what was seen before: `fresh` tells old from young, as when the bucket is silent."""
         return self.base.read()
 
     async def fresh(self, within_s: float | None = None) -> None:
         """Return when a look at the tail that was sent after now - `within_s` (default: the freshness option) has been
         applied; 0 = after this call began. Raises StoreUnreachable with `--offline error`; see `Tail.fresh`."""
         await self.tail.fresh(self.options.freshness_s if within_s is None else within_s)
-        await self.base.ready()
 
     def touch(self) -> None:
         """The kernel has asked something and may cache the answer: the tail is read every 0.5 s for the next 30 s."""
         self.tail.touch()
+
+    def look_every(self, who: object, interval_s: float | None) -> None:
+        """From now on `who` needs a look at the tail at least that often; None: no longer."""
+        self.tail.look_every(who, interval_s)
 
     def listen(self, callback: Listener, *, reloaded: Callable[[], None] | None = None) -> None:
         """`callback(changes, own)` after each applied record, on the trio thread, without a checkpoint; `own`: the
@@ -175,6 +182,18 @@ class Session:
         """`enqueue`, before the first checkpoint, and `wait`: one verdict for each op, once its record is applied."""
         return list((await self.wait(self.enqueue(ops, background=background))).verdicts)
 
+    def send(self, ops: Sequence[AnyOp]) -> Pledge:
+        """As `commit`, in two halves: queued before the first checkpoint, and numbered; the result can be asked for
+        again."""
+        return Pledge(self.enqueue(ops), self.wait)
+
+    def landed(self, incarnation: int, number: int) -> bool:
+        """Whether op `number` that this session sent as `incarnation` is in the journal, whatever its verdict. For a
+        former incarnation the answer is final: what was not there when it was replaced will never be (R13)."""
+        if incarnation == self.incarnation:
+            return self.base.row is not None and self.base.row.last_op >= number
+        return dict(self._former).get(incarnation, 0) >= number
+
     async def commit_record(self, ops: Sequence[AnyOp]) -> Committed:
         """As `commit`, with the seq of the record."""
         return await self.wait(self.enqueue(ops))
@@ -233,10 +252,11 @@ class Session:
             await self.tail.look()
             office = await registrar.take_office(None)
         assert office is not None  # an announcement is repeated until it holds
-        self.resumed = office.resumed
+        self.resumed, self._former = office.resumed, office.former
         row = self.base.row
         assert row is not None
-        self._pipeline = Pipeline(self.base, self._appender, office.first_number)
+        note_sent = partial(self._directory.note_sent, office.sid, office.incarnation)
+        self._pipeline = Pipeline(self.base, self._appender, office.first_number, note_sent)
         self._inodes = InodeNumbers(self._pipeline, row)
         self._presence = Presence(self.store.control, office.sid, office.incarnation, self.options.label)
         found_low = await self._presence.found_low() if office.resumed else None

@@ -43,6 +43,7 @@ class Tail:
         self._seen = Sent(0, -math.inf)
         self._asked_at_s: float | None = None  # the oldest request of a look since the last answer
         self._touched_at_s = -math.inf
+        self._intervals_s: dict[object, float] = {}
         self._wake = trio.Event()
         self._looked = trio.Event()
         self._wanted = False
@@ -143,8 +144,16 @@ class Tail:
         if idle:
             self._wake.set()
 
+    def look_every(self, who: object, interval_s: float | None) -> None:
+        """From now on `who` needs a look at least that often; None: no longer."""
+        if interval_s is None:
+            self._intervals_s.pop(who, None)
+        elif self._intervals_s.get(who) != interval_s:
+            self._intervals_s[who] = interval_s
+            self._wake.set()
+
     async def run(self) -> None:
-        """Look when asked, and every `busy_poll_s` (or `idle_poll_s`) anyway."""
+        """Look when asked, and every `busy_poll_s` (or `idle_poll_s`) anyway, or more often: `look_every`."""
         retry_s = RETRY_FIRST_S
         while self._base.fatal is None:
             if not self._wanted:
@@ -169,7 +178,8 @@ class Tail:
 
     def _due_s(self) -> float:
         idle = trio.current_time() >= self._touched_at_s + self._options.idle_after_s
-        return self._seen.at_s + (self._options.idle_poll_s if idle else self._options.busy_poll_s)
+        interval_s = self._options.idle_poll_s if idle else self._options.busy_poll_s
+        return self._seen.at_s + min(interval_s, *self._intervals_s.values(), math.inf)
 
     def _failed(self, error: S3vfsError) -> None:
         if self.failure is None:

@@ -48,7 +48,7 @@ _LIVE_SHARE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Surroundings:
     """What an archiver takes from outside."""
 
@@ -58,7 +58,7 @@ class Surroundings:
     program_version: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ArchiveOptions:
     """`keep`: generations, 1 or more. `overwrite`: go on with an archive that has moved on without this workspace, or
     is another's. `full`: store everything anew."""
@@ -68,7 +68,7 @@ class ArchiveOptions:
     full: bool = False
 
 
-@dataclass(slots=True)
+@dataclass
 class Progress:
     """How far it is. `total_bytes` is 0 where that is not known yet."""
 
@@ -79,7 +79,7 @@ class Progress:
     unsettled: int = 0  # files that changed whenever they were read
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Archived:
     """A finished run."""
 

@@ -14,7 +14,7 @@ _REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP
 _SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attributes:
     """`mode` has the permission bits only; times in nanoseconds."""
 
@@ -32,7 +32,7 @@ class Attributes:
         )
 
 
-@dataclass(slots=True)
+@dataclass
 class Losses:
     """What the file system or our rights would not take. Counted, never fatal here; the caller tells the user."""
 

@@ -37,7 +37,7 @@ class Ending(Enum):
         return self in (Ending.NOTHING, Ending.UNCHANGED, Ending.INSTALLED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Installer:
     """`python` runs pip; `version` is its "3.12"; `options` are handed to pip."""
 

@@ -29,16 +29,18 @@ class Kind(Enum):
     LINK = "link"  # another name of a file that came before
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Piece:
     """`length` bytes at `offset` of a file, and their SHA-256. What is in no piece is a hole."""
+
+    __slots__ = ("digest", "length", "offset")  # there may be millions
 
     offset: int
     length: int
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """One name. `path` is below the workspace, b"" for the workspace itself.
 
@@ -66,14 +68,14 @@ class Entry:
             value["target"] = _text(self.target)
         if self.attributes is not None:
             found = self.attributes
-            value |= {"mode": found.mode, "uid": found.uid, "gid": found.gid}
-            value |= {"atime_ns": found.atime_ns, "mtime_ns": found.mtime_ns}
+            value.update({"mode": found.mode, "uid": found.uid, "gid": found.gid})
+            value.update({"atime_ns": found.atime_ns, "mtime_ns": found.mtime_ns})
             if found.xattrs:
                 value["xattrs"] = {name: base64.b64encode(data).decode() for name, data in found.xattrs.items()}
         if self.device:
             value["device"] = self.device
         if self.kind is Kind.FILE:
-            value |= {"size": self.size_bytes, "ctime_ns": self.changed_ns, "inode": self.inode}
+            value.update({"size": self.size_bytes, "ctime_ns": self.changed_ns, "inode": self.inode})
             value["pieces"] = [[piece.offset, piece.length, piece.digest.hex()] for piece in self.pieces]
         return value
 

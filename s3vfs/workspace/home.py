@@ -39,7 +39,7 @@ CACHES = (b".cache",)  # what programs make again by themselves
 _OURS = frozenset(os.fsencode(n) for n in (MARKER_NAME, MARKER_NAME + ".new", FOREIGN_MARKER_NAME, STATE_NAME))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Filling:
     """What to fill a home with. `leave_out`: patterns of paths below the source, `*` matches `/` too."""
 
@@ -49,7 +49,7 @@ class Filling:
     leave_out: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Filled:
     """`copied` is False where the home was complete already; `marker` is what the marker says."""
 

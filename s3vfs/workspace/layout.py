@@ -13,7 +13,7 @@ FOREIGN_MARKER_NAME = ".packet-init"  # of another tool that fills homes: a home
 STATE_NAME = ".s3vfs"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Workspace:
     """A workspace volume at `directory`; its home is `directory/home`, or with `home_at_root` the directory itself."""
 

@@ -32,7 +32,7 @@ _SUFFIX = ".manifest"
 _LEVEL = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Header:
     """Who made a generation, and when it began to look."""
 
@@ -44,7 +44,7 @@ class Header:
     program_version: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Totals:
     """What a generation has: entries of any kind, files among them, bytes of their data without holes."""
 
@@ -53,7 +53,7 @@ class Totals:
     data_bytes: int = 0
 
 
-@dataclass(slots=True)
+@dataclass
 class Manifest:
     """A manifest that has been read once and found whole. `entries` reads it again."""
 
@@ -72,7 +72,7 @@ class Manifest:
 
 def list_generations(directory: Path) -> list[int]:
     """Ascending."""
-    names = (name.removesuffix(_SUFFIX) for name in os.listdir(directory) if name.endswith(_SUFFIX))
+    names = (name[: -len(_SUFFIX)] for name in os.listdir(directory) if name.endswith(_SUFFIX))
     return sorted(int(name) for name in names if name.isdecimal())
 
 
@@ -87,7 +87,8 @@ def read_manifest(directory: Path, generation: int) -> Manifest:
         raise ArchiveMissing(f"the archive has no generation {generation}")
     header: Header | None = None
     totals: Totals | None = None
-    packs, sizes = PackList(), dict[str, int]()
+    packs = PackList()
+    sizes: dict[str, int] = {}
     try:
         for value in _lines(path):
             if header is None:

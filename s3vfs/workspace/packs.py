@@ -32,16 +32,18 @@ _OPEN_PACKS = 8  # for each thread
 _SEALS_UNDER_WAY = 2  # on a shared volume a sync waits for the bucket: meanwhile the next pack is filled
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
     """Where a piece is."""
+
+    __slots__ = ("length", "offset", "pack")  # there may be millions
 
     pack: int
     offset: int
     length: int
 
 
-@dataclass(slots=True)
+@dataclass
 class PackList:
     """The packs that are known, by number, and where each piece is."""
 
@@ -139,7 +141,7 @@ def pack_path(directory: Path, name: str) -> Path:
 
 def list_packs(directory: Path) -> list[str]:
     """The names of all complete packs."""
-    return [name.removesuffix(_SUFFIX) for name in os.listdir(directory) if name.endswith(_SUFFIX)]
+    return [name[: -len(_SUFFIX)] for name in os.listdir(directory) if name.endswith(_SUFFIX)]
 
 
 def read_index(path: Path) -> list[tuple[bytes, int, int]]:

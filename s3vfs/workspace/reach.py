@@ -61,5 +61,5 @@ def _command(*words: str) -> None:
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
-        said = lines[-1].removeprefix("s3vfs: ") if lines else f"exit code {done.returncode}"
+        said = lines[-1].replace("s3vfs: ", "", 1) if lines else f"exit code {done.returncode}"
         raise WorkspaceError(f"s3vfs {words[0]} failed: {said}")

@@ -40,7 +40,7 @@ _WORKERS = 4  # a shared volume answers several reads in the time of one
 _AHEAD = 64  # files handed to the workers before one is waited for
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Restored:
     """`already`: the directory was of this generation, and was not looked at. `losses`: what could not be kept."""
 

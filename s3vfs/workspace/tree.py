@@ -12,7 +12,7 @@ from s3vfs.workspace.attributes import Losses, give_attributes, read_attributes
 from s3vfs.workspace.sparse import copy_contents, open_for_reading
 
 
-@dataclass(slots=True)
+@dataclass
 class Copied:
     """What a copy has."""
 

@@ -18,7 +18,8 @@ from s3vfs.data.protocol import data_key
 from s3vfs.errors import S3vfsError
 from s3vfs.journal.volume import load_volume
 from s3vfs.namespace.invariants import problems
-from s3vfs.namespace.rows import Rows
+from s3vfs.namespace.rows import ObjectRow, Rows
+from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.objects.protocol import Store
 from s3vfs.objects.url import StoreOptions
 
@@ -49,16 +50,22 @@ async def _check(url: str, endpoint_url: str) -> Found:
     ):
         position = session.base.replica.position
         with session.view() as txn:
-            rows = Rows(txn)
-            found = list(problems(rows, int.from_bytes(position.digest, "big")))
-            keys = [key[1:] for key, _ in txn.range(b"O", b"P")]
-            referred = {object_id: row for object_id in keys if (row := rows.object(object_id)) and row.references}
+            found, referred = check_rows(txn, position.digest)
         for object_id, row in referred.items():
-            found += await environment.run(partial(_object, store, object_id, row.size, row.checksums))
+            found += await environment.run(partial(check_object, store, object_id, row.size, row.checksums))
         return Found(found, position.seq, position.digest, len(referred))
 
 
-def _object(store: Store, object_id: bytes, size: int, checksums: bytes) -> list[str]:
+def check_rows(txn: ReadTransaction, digest: bytes) -> tuple[list[str], dict[bytes, ObjectRow]]:
+    """What is wrong in the rows, and the objects that they refer to."""
+    rows = Rows(txn)
+    found = list(problems(rows, int.from_bytes(digest, "big")))
+    keys = [key[1:] for key, _ in txn.range(b"O", b"P")]
+    return found, {object_id: row for object_id in keys if (row := rows.object(object_id)) and row.references}
+
+
+def check_object(store: Store, object_id: bytes, size: int, checksums: bytes) -> list[str]:
+    """What is wrong with an object in the bucket."""
     key = data_key(object_id)
     try:
         body = memoryview(store.bulk.get_range(key, 0, size))

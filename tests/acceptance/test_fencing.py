@@ -107,6 +107,27 @@ def test_an_evicted_mount_commits_nothing_and_spills(volume: Volume) -> None:
     assert status(here)["spill"] == [folder]
 
 
+def test_umount_of_an_evicted_mount_says_where_its_bytes_are(volume: Volume) -> None:
+    here = volume.mount("--freshness", "0", quiet=False)
+    (here.path / "file").write_bytes(b"published")
+    sid = status(here)["session"]["sid"]
+    errand = Errand()
+    fd = os.open(here.path / "file", os.O_RDWR)
+    os.pwrite(fd, _UNSYNCED, 0)
+    with here.frozen():
+        errand.run("evict", volume.url, sid, "--wait", "1")
+    refused(lambda: os.fsync(fd))
+    refused(lambda: os.close(fd))
+    (folder,) = status(here)["spill"]
+    for words in ("sync", "umount"):
+        done = subprocess.run([sys.executable, "-m", "s3vfs", words, here.path], capture_output=True, text=True)
+        assert done.returncode == 10
+        assert f"ended by others or taken over: what was not published is kept in {folder}; mount again" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert Path(folder, "bytes").read_bytes() == _UNSYNCED
+    assert not here.path.is_mount()
+
+
 def test_a_link_by_a_name_that_was_replaced_elsewhere_links_the_new_file(two_mounts: tuple[Mount, Mount]) -> None:
     """The other kernel holds the old entry: the link is answered ESTALE inside, and repeated."""
     here, there = two_mounts

@@ -35,17 +35,19 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     binaries = folder / ".venv" / "bin"
     binaries.mkdir(parents=True)
     shutil.copy(DEV, folder)
-    shutil.copy(REPOSITORY / "pyproject.toml", folder)
-    for name, words in (("python", ""), ("s3vfs", "-m s3vfs ")):
+    extension = Path("s3vfs", "fuse", "native", "interpose.c")
+    (folder / extension).parent.mkdir(parents=True)
+    for path in (Path("pyproject.toml"), Path("setup.py"), extension):
+        shutil.copy(REPOSITORY / path, folder / path)
+    for name, words in (("python", ""), ("s3vfs", "-P -m s3vfs ")):
         script = binaries / name
         # It never installs anything: it would be into the environment of these tests.
         script.write_text(
             f'#!/bin/sh\ncase "$*" in *pip\\ install*) exit 1 ;; esac\nexec {sys.executable} {words}"$@"\n'
         )
         script.chmod(0o755)
-    stamp = (
-        f'{{ cat pyproject.toml dev; echo "{folder}"; {sys.executable} -c "import sys; print(sys.version)"; }} | cksum'
-    )
+    sources = f"pyproject.toml setup.py {extension} dev"
+    stamp = f'{{ cat {sources}; echo "{folder}"; {sys.executable} -c "import sys; print(sys.version)"; }} | cksum'
     set_up = subprocess.run(["sh", "-c", stamp], cwd=folder, check=True, capture_output=True, text=True).stdout
     (folder / ".venv" / ".s3vfs-plain").write_text(set_up)
     yield folder

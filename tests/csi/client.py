@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,14 @@ class Client:
 class Driver:
     """`python -m csi` as a node of its own. `stop` leaves nothing mounted and no daemon behind."""
 
-    def __init__(self, folder: Path, node: str, *options: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        node: str,
+        *options: str,
+        environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self.folder = folder / node
         self.folder.mkdir(parents=True)
         self.node = node
@@ -91,9 +98,11 @@ class Driver:
             directory.mkdir()
         self._socket = self.folder / "csi.sock"
         self._options = options
+        self._within = within  # words before the command: programs that become it
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         self._environment |= dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
         self._client: Client | None = None
 
     @property
@@ -109,7 +118,7 @@ class Driver:
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "csi", "--verbose"),
+                    *(*self._within, sys.executable, "-m", "csi", "--verbose"),
                     *("--state-dir", str(self.state), "--workspace-root", str(self.workspaces), *self._options),
                 ],
                 env=self._environment | {"CSI_ENDPOINT": self.endpoint, "NODE_ID": self.node},
@@ -117,13 +126,18 @@ class Driver:
                 stdout=log,
                 stderr=log,
             )
-        eventually(self._serves, within_s=60)
+        started = self._starts
+        self._starts += 1
+        eventually(lambda: self._serves(started), within_s=60)
         return self
 
-    def _serves(self) -> bool:
+    def _serves(self, before: int) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log.read_text()
-        return self._socket.exists() and '"serving"' in self.log.read_text()
+        return self._socket.exists() and self.log.read_text().count('"serving"') > before
+
+    def ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
 
     @property
     def call(self) -> Client:
@@ -133,12 +147,16 @@ class Driver:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """End the driver's process; mounts stay. Its exit code."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self.forget_client()
         assert self._process is not None
         self._process.send_signal(number)
         return self._process.wait(60)
+
+    def forget_client(self) -> None:
+        """The driver has ended: the next call connects anew."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def target(self, pod: str) -> Path:
         """Where an orchestrator asks for a pod's volume: the parent is there, the directory is not."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,47 @@ def test_a_dead_mount_is_mended_by_publishing_again(driver: Driver, folder: str)
     for pod in ("a", "b"):
         unpublish(driver, volume, pod)
     assert driver.sources() == []
+
+
+def test_a_mount_that_was_evicted_is_mended_and_keeps_no_pod(driver: Driver, folder: str) -> None:
+    """Others have ended its session while it was away: it answers, and refuses every change for good."""
+    volume = make(driver, folder)
+    for pod in ("a", "b"):
+        target = publish(driver, volume, pod)
+        (target / pod).write_text("kept")
+        evict(driver, f"{folder}/pvc-1")
+        eventually(lambda target=target: _refuses_changes(target))  # type: ignore[misc]
+        stats = driver.call.NodeGetVolumeStats(volume_id=volume.volume_id, volume_path=str(target))
+        assert stats.volume_condition.abnormal
+        assert "ended by others" in stats.volume_condition.message
+        if pod == "a":
+            assert (publish(driver, volume, pod) / pod).read_text() == "kept"
+            (target / "more").write_text("goes on")
+            assert len(driver.sources()) == 1
+        unpublish(driver, volume, pod)
+        assert driver.sources() == []
+
+
+def evict(driver: Driver, url: str) -> None:
+    """As an administrator who takes the node for dead, while it is frozen."""
+    (source,) = driver.sources()
+    status = [sys.executable, "-m", "s3vfs", "status", "--json", source.mountpoint]
+    sid = json.loads(subprocess.run(status, check=True, capture_output=True).stdout)["session"]["sid"]
+    daemon = driver.daemon_of(source)
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        subprocess.run([sys.executable, "-m", "s3vfs", "evict", url, sid, "--wait", "1"], check=True)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+
+
+def _refuses_changes(target: Path) -> bool:
+    try:
+        (target / "probe").mkdir()
+        (target / "probe").rmdir()
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
 
 
 def test_files_in_the_way_are_neither_covered_nor_removed(driver: Driver, folder: str) -> None:

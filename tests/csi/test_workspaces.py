@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from csi.controller import TOPOLOGY_KEY
 from csi.marker import Capacity
 from csi.proto.csi_pb2 import Volume
 from csi.refusals import Code, Refusal
+from csi.topology import TOPOLOGY_KEY
 from csi.volume_id import WorkspaceId
 from csi.workspaces import Workspaces
 from tests.csi.client import GIB, Driver, Mode, capability, mounted

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import trio
 
 from s3vfs.environment import Environment
-from s3vfs.errors import S3vfsError
+from s3vfs.errors import S3vfsError, SessionFenced, StoreUnreachable
 from s3vfs.namespace.apply import apply_op
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.dictionary import DictTransaction
@@ -54,6 +54,8 @@ class Volume:
         self.clients: list[Client] = []
         self.mounts = 0
         self.records: list[Sequence[AnyOp]] = []
+        self.numbers = itertools.count(1)
+        self.landed: set[int] = set()
         self.apply([Format("volume", 0, 0, 0o755, 0, 0, 1)], None)
         _, block = self.apply([Announce("author of names"), Block(60_000)], None)
         self._inos = itertools.count(block.value)
@@ -104,10 +106,41 @@ class Volume:
         return [op for record in self.records for op in record if isinstance(op, DeclareObject)]
 
 
+@dataclass(eq=False)
+class Pledge:
+    """Ops that are applied when they are first asked for. While the client's `unheard` is set, the answer does not
+    come in time."""
+
+    client: Client
+    ops: Sequence[AnyOp]
+    number: int
+    settled: bool = False
+    answer: list[Verdict] | None = None
+
+    async def verdicts(self) -> list[Verdict]:
+        client = self.client
+        await trio.lowlevel.checkpoint()
+        if self.answer is None:
+            if client.refuse is not None:
+                self.settled = True
+                raise client.refuse
+            client.volume.landed.add(self.number)
+            self.answer = client.volume.apply(self.ops, client)
+        await trio.lowlevel.checkpoint()
+        if client.unheard:
+            raise StoreUnreachable("no answer in time")
+        if client.before_answer is not None:
+            client.before_answer()
+        if client.never_answer:
+            await trio.sleep_forever()
+        self.settled = True
+        return self.answer
+
+
 @dataclass
 class Client:
     """One mount's session. `refuse` is raised by the next commits while it is set; `never_answer`: they are applied,
-    and nobody hears of it."""
+    and nobody hears of it; `unheard`: they are applied, and it becomes known later."""
 
     volume: Volume
     store: Store
@@ -116,7 +149,10 @@ class Client:
     listeners: list[Listener] = field(default_factory=list)
     refuse: S3vfsError | None = None
     never_answer: bool = False
-    before_answer: Callable[[], None] | None = None
+    unheard: bool = False
+    before_answer: Callable[[], object] | None = None
+    resumed: bool = True
+    incarnation: int = 1
     looks: int = 0
     on_fresh: Callable[[], None] | None = None
     _objects: int = 0
@@ -134,17 +170,14 @@ class Client:
     def pin(self) -> Iterator[int]:
         yield self.volume.seq
 
-    async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
-        await trio.lowlevel.checkpoint()
-        if self.refuse is not None:
-            raise self.refuse
-        verdicts = self.volume.apply(ops, self)
-        await trio.lowlevel.checkpoint()
-        if self.before_answer is not None:
-            self.before_answer()
-        if self.never_answer:
-            await trio.sleep_forever()
-        return verdicts
+    def refusal(self) -> S3vfsError | None:
+        return self.refuse if isinstance(self.refuse, SessionFenced) else None
+
+    def send(self, ops: Sequence[AnyOp]) -> Pledge:
+        return Pledge(self, ops, next(self.volume.numbers))
+
+    def landed(self, incarnation: int, number: int) -> bool:
+        return number in self.volume.landed
 
     async def fresh(self, within_s: float | None = None) -> None:
         self.looks += 1

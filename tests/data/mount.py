@@ -64,11 +64,12 @@ def build(
     run: Runner | None = None,
     boot_id: str = "boot",
     cache_bytes: int = 1 << 30,
+    resumed: bool = True,
 ) -> Mount:
     """A mount whose `contents.run` has not been started. Call inside trio."""
     script, counters = Script(), Counters()
     store = counted(with_faults(volume.bucket.open(), script, sleep=time.sleep), counters)
-    client = Client(volume, store, environment(run, boot_id=boot_id))
+    client = Client(volume, store, environment(run, boot_id=boot_id), resumed=resumed)
     cache = Cache(folder / "blocks", sizes.sector_bytes, cache_bytes, 0, client.environment.boottime_ns)
     contents = Contents(client, folder / "working", cache, sizes=sizes, limits=limits, spill=Spill(folder / "spill"))
     return Mount(volume, client, contents, script, counters, folder)
@@ -84,9 +85,19 @@ async def mounted(
     run: Runner | None = None,
     boot_id: str = "boot",
     cache_bytes: int = 1 << 30,
+    resumed: bool = True,
 ) -> AsyncIterator[Mount]:
     """A running mount. Leaving it is like killing the daemon: nothing is published any more, nothing is drained."""
-    mount = build(volume, folder, sizes=sizes, limits=limits, run=run, boot_id=boot_id, cache_bytes=cache_bytes)
+    mount = build(
+        volume,
+        folder,
+        sizes=sizes,
+        limits=limits,
+        run=run,
+        boot_id=boot_id,
+        cache_bytes=cache_bytes,
+        resumed=resumed,
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(mount.contents.run)
         try:

@@ -20,7 +20,7 @@ from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
 from s3vfs.objects.runner import InlineRunner
 from tests.data.double import Volume
-from tests.data.mount import QUICK, Mount, mounted
+from tests.data.mount import QUICK, Mount, mounted, until
 
 _Args = TypeVarTuple("_Args")
 _Result = TypeVar("_Result")
@@ -257,37 +257,6 @@ def test_after_a_restart_of_the_machine_unpublished_bytes_are_spilled(
     run(main)
 
 
-def test_a_kill_between_the_commit_and_its_answer_does_not_write_the_bytes_again(tmp_path: Path) -> None:
-    async def main() -> None:
-        volume = Volume()
-        async with mounted(volume, tmp_path) as mount:
-            ino = await written(mount, b"mine" * 5)
-            mount.client.never_answer = True
-            async with trio.open_nursery() as nursery:
-
-                async def publish() -> None:
-                    await mount.contents.publish(ino)
-
-                nursery.start_soon(publish)
-                while not volume.writes():
-                    await trio.lowlevel.checkpoint()
-                nursery.cancel_scope.cancel()
-                # the daemon dies here: what it does to its files from now on does not happen
-                saved = {path: path.read_bytes() for path in (tmp_path / "working").iterdir()}
-        for path in (tmp_path / "working").iterdir():
-            path.unlink()
-        for path, data in saved.items():
-            path.write_bytes(data)
-        async with mounted(volume, tmp_path / "other") as other:
-            await other.contents.write(ino, 0, b"theirs")
-            await other.contents.publish(ino)
-        async with mounted(volume, tmp_path) as mount:
-            await mount.contents.publish_all()
-            assert await mount.whole(ino) == b"theirs" + (b"mine" * 5)[6:]
-
-    run(main)
-
-
 def test_writes_during_a_publish_are_neither_lost_nor_taken_for_published(tmp_path: Path) -> None:
     async def main() -> None:
         async with mounted(Volume(), tmp_path) as mount:
@@ -420,6 +389,7 @@ def test_a_write_that_meets_the_end_of_the_session_fails_or_is_spilled(tmp_path:
                     nursery.start_soon(call)
                     await trio.testing.wait_all_tasks_blocked()
                 disk.gate.set()
+            await until(lambda: list((tmp_path / "spill").glob("*/about.json")))
             spilled = [path.read_bytes() for path in (tmp_path / "spill").glob("*/bytes")]
             assert spilled[0][:10] == b"a" * 10
             assert not acknowledged or any(data[100:] == b"b" * length for data in spilled)

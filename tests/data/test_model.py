@@ -31,6 +31,10 @@ step = st.one_of(
     st.tuples(st.just("reopen"), st.just(0), st.just(0)),
     st.tuples(st.just("kill"), st.just(0), st.just(0)),
     st.tuples(st.just("wait"), st.integers(0, 8), st.just(0)),
+    st.tuples(st.just("punch"), offsets, st.integers(1, 200)),
+    st.tuples(st.just("zero"), offsets, st.integers(1, 200)),
+    st.tuples(st.just("clone"), offsets, st.integers(1, 200)),
+    st.tuples(st.just("clone back"), offsets, st.integers(1, 200)),
     st.tuples(st.just("foreign write"), offsets, st.integers(1, 150)),
     st.tuples(st.just("foreign truncate"), offsets, st.just(0)),
     st.tuples(st.just("append"), st.just(0), st.integers(1, 60)),
@@ -52,6 +56,10 @@ class Bytes:
     def truncate(self, size: int) -> None:
         del self.data[size:]
         self.data.extend(bytes(size - len(self.data)))
+
+    def punch(self, offset: int, length: int) -> None:
+        end = min(offset + length, len(self.data))
+        self.data[offset:end] = bytes(max(0, end - offset))
 
 
 async def check_bucket(volume: Volume) -> None:
@@ -79,6 +87,8 @@ class History:
         self.ino = self.volume.make_file()
         self.random = random.Random(seed)
         self.published = Bytes()
+        self.twin = self.volume.make_file()
+        self.twin_bytes = Bytes()
         self.unpublished: list[tuple[str, int, bytes]] = []
         self.uncertain = False
         self.nursery: trio.Nursery | None = None
@@ -90,6 +100,10 @@ class History:
         for kind, offset, data in self.unpublished:
             if kind == "write":
                 file.write(offset, data)
+            elif kind == "punch":
+                file.punch(offset, len(data))
+            elif kind == "extend":
+                file.truncate(max(len(file.data), offset))
             else:
                 file.truncate(offset)
         return bytes(file.data)
@@ -104,6 +118,7 @@ class History:
         while at <= len(steps):
             async with mounted(self.volume, self.folder / "own") as mount:
                 mount.contents.opened(self.ino, True)
+                mount.contents.opened(self.twin, True)
                 assert await mount.whole(self.ino) == self.now()
                 async with trio.open_nursery() as self.nursery:
                     while at < len(steps) and steps[at][0] != "kill":
@@ -121,8 +136,24 @@ class History:
             assert mount.contents.cache.counters.bad_sectors == 0
         async with mounted(self.volume, self.folder / "last") as mount:
             assert await mount.whole(self.ino) == self.now()
+            assert await mount.whole(self.twin) == self.twin_bytes.data
+            self.check_spans(mount)
         await check_bucket(self.volume)
         check_rows(self.volume, self.ino)
+        check_rows(self.volume, self.twin)
+
+    def check_spans(self, mount: Mount) -> None:
+        """What is not data is zeros; SEEK_DATA and SEEK_HOLE alternate up to the end."""
+        now, at, is_data = self.now(), 0, True
+        while at < len(now):
+            found = mount.contents.seek(self.ino, at, data=is_data)
+            stop = len(now) if found is None else found
+            assert is_data is False or not any(now[at:stop]), (at, stop)
+            assert found is not None or is_data
+            at, is_data = stop, not is_data
+        data = mount.contents.data_bytes(self.ino, 0, len(now))
+        assert data <= len(now)
+        assert now.count(0) >= len(now) - data
 
     async def publish_if_it_can(self, mount: Mount) -> None:
         with suppress(StoreDenied):
@@ -140,6 +171,24 @@ class History:
         elif kind == "truncate":
             await contents.truncate(ino, offset)
             self.unpublished.append(("truncate", offset, b""))
+        elif kind in ("punch", "zero"):
+            if kind == "zero":
+                await contents.extend(ino, offset + length)
+                if len(self.now()) < offset + length:
+                    self.unpublished.append(("extend", offset + length, b""))
+            await contents.punch(ino, offset, length)
+            # Only what the file had then: what others put behind its end meanwhile stays.
+            self.unpublished.append(("punch", offset, data[: max(0, len(self.now()) - offset)]))
+        elif kind in ("clone", "clone back"):
+            pair = ((ino, self.now()), (self.twin, bytes(self.twin_bytes.data)))
+            (source, there), (target, _) = pair if kind == "clone" else reversed(pair)
+            at = offset * 7 % SPAN
+            count = await contents.clone(source, offset, target, at, length)
+            self.settle()
+            assert count == len(there[offset:][:length])
+            if count:
+                (self.twin_bytes if kind == "clone" else self.published).write(at, there[offset : offset + count])
+            assert await mount.whole(self.twin) == self.twin_bytes.data
         elif kind == "read":
             assert bytes(await contents.read(ino, offset, length, contents.readahead())) == self.now()[offset:][:length]
         elif kind == "publish":
@@ -181,6 +230,7 @@ class History:
                 await other.contents.publish(ino)
             self.published.write(offset, data)
         assert await mount.whole(ino) == self.now()
+        self.check_spans(mount)
 
 
 @settings(max_examples=100, deadline=None)
@@ -194,7 +244,7 @@ def test_long_histories_read_as_plain_bytes_would(seed: int) -> None:
     generator = random.Random(seed)
     kinds = ["write"] * 5 + [
         "truncate", "read", "publish", "reopen", "kill", "wait", "foreign write", "foreign truncate", "append",
-        "publish meanwhile", "publish meanwhile", "fail to publish",
+        "punch", "punch", "zero", "clone", "clone back", "publish meanwhile", "publish meanwhile", "fail to publish",
     ]  # fmt: skip
     steps = []
     for _ in range(60):

@@ -196,7 +196,7 @@ def test_a_read_only_mount_changes_nothing(tmp_path: Path) -> None:
             reader.fs.mkdir(ROOT_INO, b"d", 0o755, ROOT),
             reader.fs.unlink(ROOT_INO, b"f", ROOT),
             reader.fs.open(found.ino, 1, ROOT),
-            reader.fs.setxattr(found.ino, b"user.x", b""),
+            reader.fs.setxattr(found.ino, b"user.x", b"", ROOT),
         ):
             with pytest.raises(ReadOnly):
                 await attempt

@@ -67,6 +67,26 @@ class SizesOnly:
         self.calls.append(("truncate", ino, size))
         self.unpublished[ino] = size
 
+    async def punch(self, ino: int, offset: int, length: int) -> None:
+        self.calls.append(("punch", ino, offset, length))
+
+    async def extend(self, ino: int, size: int) -> None:
+        self.calls.append(("extend", ino, size))
+        self.unpublished[ino] = max(self.unpublished.get(ino, 0), size)
+
+    async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
+        self.calls.append(("clone", source, source_offset, ino, offset, length))
+        self.unpublished[ino] = max(self.unpublished.get(ino, 0), offset + length)
+        return length
+
+    def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
+        """All of it is data."""
+        size = self.unpublished.get(ino, 0)
+        return None if not 0 <= offset < size else offset if data else size
+
+    def data_bytes(self, ino: int, start: int, end: int) -> int:
+        return max(0, min(end, self.unpublished.get(ino, 0)) - start)
+
     async def publish(self, ino: int) -> None:
         self.calls.append(("publish", ino))
         if self.failure is not None:

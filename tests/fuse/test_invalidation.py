@@ -37,6 +37,9 @@ class Kernel:
             raise self.error
         self.inos.append(ino)
 
+    def invalidate_pages(self, ino: int) -> None:
+        self.invalidate_entry(ino, b"pages")
+
 
 @contextmanager
 def running(kernel: Kernel, entries: dict[int, Name] | None = None, *, lane_limit: int = 100) -> Iterator[Invalidator]:
@@ -167,3 +170,27 @@ def test_the_end_does_not_wait_for_ever() -> None:
     kernel.may_answer.set()
     assert invalidator.stop(10)
     assert Invalidator(kernel, lambda _: None).stop(1)  # one that never began
+
+
+def test_whoever_waits_for_pages_hears_when_they_are_gone_and_holds_up_no_name() -> None:
+    kernel = Kernel()
+    with running(kernel) as invalidator:
+        kernel.may_answer.clear()
+        dropped = threading.Event()
+        invalidator.pages(5, dropped.set)
+        assert kernel.blocked.wait(10)
+        invalidator.attributes(5)
+        eventually(lambda: kernel.inos == [5])
+        assert not dropped.is_set()
+        kernel.may_answer.set()
+        assert dropped.wait(10)
+        assert kernel.names == [(5, b"pages")]
+
+
+def test_pages_that_the_kernel_does_not_have_are_gone() -> None:
+    kernel = Kernel()
+    kernel.error = OSError(errno.ENOENT, "no such inode")
+    with running(kernel) as invalidator:
+        dropped = threading.Event()
+        invalidator.pages(5, dropped.set)
+        assert dropped.wait(10)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from s3vfs.filesystem import Found
@@ -32,7 +33,8 @@ class World:
     now_s: float = 1000.0
     told: list[int | Name] = field(default_factory=list)
     dropped: list[Name] = field(default_factory=list)
-    waiting: set[int] = field(default_factory=set)
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    telling: set[int] = field(default_factory=set)
     repeated: list[int] = field(default_factory=list)
 
     def holds(self, parent: int, name: bytes, ino: int) -> bool:
@@ -53,6 +55,10 @@ class World:
     def attributes(self, ino: int) -> None:
         self.told.append(ino)
 
+    def pages(self, ino: int, dropped: Callable[[], None]) -> None:
+        self.told.append(-ino)
+        self.waiting.append(dropped)
+
     def delivered(self) -> list[Name]:
         dropped, self.dropped = self.dropped, []
         return dropped
@@ -61,7 +67,7 @@ class World:
         self.repeated.append(ino)
 
     def attributes_waiting(self, ino: int) -> bool:
-        return ino in self.waiting
+        return ino in self.telling
 
     def kernel(self) -> KernelCache:
         return KernelCache(self, self, lambda: self.now_s, LIFETIME_S)
@@ -150,7 +156,7 @@ def test_an_open_waits_until_the_name_is_unlearned_but_not_for_ever() -> None:
 
 def test_an_open_waits_until_changed_attributes_are_withdrawn_but_not_for_ever() -> None:
     async def main() -> None:
-        world = World(waiting={FILE})
+        world = World(telling={FILE})
         kernel = world.kernel()
         with trio.fail_after(0):
             await kernel.attributes_withdrawn(OTHER)
@@ -158,9 +164,9 @@ def test_an_open_waits_until_changed_attributes_are_withdrawn_but_not_for_ever()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(kernel.attributes_withdrawn, FILE)
             await trio.sleep(0.5)
-            world.waiting.clear()
+            world.telling.clear()
         assert 0.5 <= trio.current_time() - began_s < UNLEARN_S
-        world.waiting.add(FILE)
+        world.telling.add(FILE)
         await kernel.attributes_withdrawn(FILE)
         assert trio.current_time() - began_s >= UNLEARN_S
         assert world.repeated == [OTHER, FILE, FILE]
@@ -316,6 +322,62 @@ def test_pages_are_kept_until_somebody_else_changes_the_contents() -> None:
     assert kernel.keep_pages(FILE)
     kernel.hear_reload()
     assert not kernel.keep_pages(FILE)
+
+
+def settling(test: Callable[[World, KernelCache], Awaitable[None]]) -> None:
+    """Run a test of `settle`; what is in `world.waiting` the notifying thread would call."""
+    world = World()
+    trio.run(test, world, world.kernel(), clock=MockClock(autojump_threshold=0.2))
+
+
+def test_a_foreign_change_is_settled_by_a_drop_that_all_wait_for() -> None:
+    async def test(world: World, kernel: KernelCache) -> None:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(kernel.settle, FILE)
+                await trio.testing.wait_all_tasks_blocked()
+                assert world.told == [-FILE]
+                assert len(nursery.child_tasks) == 3
+                world.waiting.pop()()
+            await kernel.settle(FILE)  # at once, with nobody to drop anything
+            kernel.hear(Changes(inodes={FILE}), own=True)
+            await kernel.settle(FILE)
+            assert world.told == [-FILE]
+
+    settling(test)
+
+
+@pytest.mark.parametrize(
+    "outdate", [lambda kernel: kernel.hear(Changes(inodes={FILE}), own=False), KernelCache.hear_reload]
+)
+def test_a_change_during_the_drop_needs_another_one(outdate: Callable[[KernelCache], None]) -> None:
+    async def test(world: World, kernel: KernelCache) -> None:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kernel.settle, FILE)
+                await trio.testing.wait_all_tasks_blocked()
+                outdate(kernel)
+                world.waiting.pop()()
+                await trio.testing.wait_all_tasks_blocked()
+                assert world.told.count(-FILE) == 2
+                world.waiting.pop()()
+
+    settling(test)
+
+
+def test_a_settling_that_is_given_up_has_settled_nothing() -> None:
+    async def test(world: World, kernel: KernelCache) -> None:
+        with trio.move_on_after(1):
+            await kernel.settle(FILE)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kernel.settle, FILE)
+                await trio.testing.wait_all_tasks_blocked()
+                world.waiting.pop()()
+        assert world.told == [-FILE, -FILE]
+
+    settling(test)
 
 
 def test_after_a_reload_all_attributes_are_asked_for_again() -> None:

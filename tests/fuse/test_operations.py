@@ -7,13 +7,13 @@ import logging
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pyfuse3
 import pytest
 import trio
 
 from s3vfs.errors import BucketMissing, PosixError, ReadOnly, SessionFenced, StoreDenied, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.fuse.kernel import KernelCache
+from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.fuse.operations import Operations
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -289,6 +292,36 @@ def test_appends_from_two_mounts_never_overlap(pair: Pair) -> None:
     )
     for word in (b"a", b"b", b"c", b"d"):
         assert [line for line in found if line.startswith(word)] == [b"%s%03d" % (word, i) for i in range(lines)]
+
+
+_APPEND = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+for index in range(int(sys.argv[3])):
+    line = b"%s %04d %s\\n" % (sys.argv[2].encode(), index, b"x" * (index * 7 % 300))
+    assert os.write(descriptor, line) == len(line)
+os.close(descriptor)
+"""
+
+
+@pytest.mark.long
+def test_appends_of_1000_lines_from_4_processes_all_arrive_whole(pair: Pair) -> None:
+    here, there = pair
+    (here / "log").touch()
+    begun_s = time.monotonic()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _APPEND, directory / "log", word, "1000"])
+        for directory, word in ((here, "a"), (there, "b"), (here, "c"), (there, "d"))
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    print(f"4,000 appends took {time.monotonic() - begun_s:.1f} s")
+    data = read(there / "log")
+    assert data == read(here / "log")
+    lines = data.splitlines()
+    for word in (b"a", b"b", b"c", b"d"):
+        wanted = [b"%s %04d %s" % (word, index, b"x" * (index * 7 % 300)) for index in range(1000)]
+        assert [line for line in lines if line.startswith(word)] == wanted
+    assert len(lines) == 4000
 
 
 def test_a_file_unlinked_elsewhere_lives_on_while_it_is_open(pair: Pair) -> None:

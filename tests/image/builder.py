@@ -74,7 +74,7 @@ class ImageBuilder:
             )
         if os.geteuid() != 0:
             raise RuntimeError("debootstrap and chroot need root: run the tests in tests/image as root")
-        self.folder = Path(tempfile.mkdtemp(prefix="s3vfs-image-", dir=_roomy_folder()))
+        self.folder = Path(tempfile.mkdtemp(prefix="s3vfs-image-", dir=roomy_folder()))
 
     def __enter__(self) -> ImageBuilder:
         return self
@@ -95,7 +95,7 @@ class ImageBuilder:
         """Run the Dockerfile. Raises CalledProcessError, after printing what the build said."""
         self._provide_base()
         began = time.monotonic()
-        mounted = [f"--volume={source}:{target}:ro" for source, target in self._settings().items()]
+        mounted = [f"--volume={source}:{target}:ro" for source, target in settings_of_this_machine(self.folder).items()]
         self._buildah(
             "build", "--pull-never", "--format=docker", "--jobs=2", f"--build-arg=BASE_IMAGE={BASE}", f"--tag={IMAGE}",
             *mounted, str(checkout),
@@ -111,7 +111,7 @@ class ImageBuilder:
 
     def _provide_base(self) -> None:
         began = time.monotonic()
-        mirror, codename = _mirror()
+        mirror, codename = mirror_of_apt()
         kept = BASE_CACHE / f"{codename}-{os.uname().machine}-{BASE_RECIPE}.tar"
         if not kept.exists() or time.time() - kept.stat().st_mtime > BASE_LIFETIME_S:
             self._make_base(mirror, codename, kept)
@@ -122,7 +122,7 @@ class ImageBuilder:
         """What debian:12-slim is, near enough: the essential packages and apt, without documentation."""
         container = self._buildah("from", "scratch")
         root = Path(self._buildah("mount", container))
-        _run(["debootstrap", "--variant=minbase", codename, str(root), mirror])
+        run(["debootstrap", "--variant=minbase", codename, str(root), mirror])
         (root / "etc/dpkg/dpkg.cfg.d/slim").write_text(_DPKG_SLIM)
         for name in _LEFT_OUT:
             shutil.rmtree(root / name)
@@ -132,27 +132,6 @@ class ImageBuilder:
         fresh = kept.with_suffix(f".{os.getpid()}")
         self._buildah("push", "--quiet", BASE, f"docker-archive:{fresh}:{BASE}")
         fresh.replace(kept)
-
-    # -- this machine's settings --------------------------------------------------------------------------------------
-
-    def _settings(self) -> dict[Path, str]:
-        """Files with settings of this machine, and where the build reads them."""
-        apt = self.folder / "apt.conf"
-        wanted = ("Acquire::Check", "Acquire::http", "Acquire::Retries")
-        dump = _run(["apt-config", "dump"])
-        apt.write_text("".join(line + "\n" for line in dump.splitlines() if line.startswith(wanted)))
-        settings = _pip_settings()
-        lines = ["[global]", *(f"{name} = {settings[name]}" for name in _PIP_SETTINGS if name in settings)]
-        mounts = {apt: "/etc/apt/apt.conf.d/99build"}
-        if "cert" in settings:
-            authorities = self.folder / "ca.crt"
-            shutil.copyfile(settings["cert"], authorities)
-            lines.append(f"cert = {_PIP_CA}")
-            mounts[authorities] = _PIP_CA
-        pip = self.folder / "pip.conf"
-        pip.write_text("\n".join(lines) + "\n")
-        mounts[pip] = "/etc/pip.conf"
-        return mounts
 
     # -- buildah ------------------------------------------------------------------------------------------------------
 
@@ -169,10 +148,10 @@ class ImageBuilder:
 
     def _buildah(self, *arguments: str) -> str:
         place = [f"--root={self.folder}/storage", f"--runroot={self.folder}/run", "--storage-driver=vfs"]
-        return _run(["buildah", *place, *arguments], BUILDAH_ISOLATION="chroot")
+        return run(["buildah", *place, *arguments], BUILDAH_ISOLATION="chroot")
 
 
-def _run(command: list[str], **environment: str) -> str:
+def run(command: list[str], **environment: str) -> str:
     """What it printed on stdout. Raises CalledProcessError, after printing all that it said."""
     done = subprocess.run(
         command,
@@ -188,17 +167,38 @@ def _run(command: list[str], **environment: str) -> str:
     return done.stdout.strip()
 
 
-def _roomy_folder() -> str:
+def settings_of_this_machine(folder: Path) -> dict[Path, str]:
+    """Files in `folder` with this machine's settings of apt and pip, and where another system reads them."""
+    apt = folder / "apt.conf"
+    wanted = ("Acquire::Check", "Acquire::http", "Acquire::Retries")
+    dump = run(["apt-config", "dump"])
+    apt.write_text("".join(line + "\n" for line in dump.splitlines() if line.startswith(wanted)))
+    settings = _pip_settings()
+    lines = ["[global]", *(f"{name} = {settings[name]}" for name in _PIP_SETTINGS if name in settings)]
+    mounts = {apt: "/etc/apt/apt.conf.d/99build"}
+    if "cert" in settings:
+        authorities = folder / "ca.crt"
+        shutil.copyfile(settings["cert"], authorities)
+        lines.append(f"cert = {_PIP_CA}")
+        mounts[authorities] = _PIP_CA
+    pip = folder / "pip.conf"
+    pip.write_text("\n".join(lines) + "\n")
+    mounts[pip] = "/etc/pip.conf"
+    return mounts
+
+
+def roomy_folder() -> str:
+    """Where trees of this size go: memory, where that has room for them."""
     shm = "/dev/shm"
     if os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > STORAGE_BYTES:
         return shm
     return "/var/tmp"
 
 
-def _mirror() -> tuple[str, str]:
+def mirror_of_apt() -> tuple[str, str]:
     """(address, codename) that apt takes this release's main packages from. Raises where apt knows none."""
-    codename = _run(["sh", "-c", '. /etc/os-release; echo "$VERSION_CODENAME"'])
-    listing = _run(
+    codename = run(["sh", "-c", '. /etc/os-release; echo "$VERSION_CODENAME"'])
+    listing = run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
     )
     for line in listing.splitlines():
@@ -210,7 +210,7 @@ def _mirror() -> tuple[str, str]:
 
 def _pip_settings() -> dict[str, str]:
     """pip's settings by name; those of the environment win, as they do for pip."""
-    listing = _run([sys.executable, "-m", "pip", "config", "list"])
+    listing = run([sys.executable, "-m", "pip", "config", "list"])
     found: dict[str, str] = {}
     for section in ("global.", "install.", ":env:."):
         for line in listing.splitlines():

@@ -16,6 +16,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.image.builder import ImageConfig
 
@@ -41,16 +42,19 @@ class Container:
 
     def __init__(self, root: Path, config: ImageConfig, cache: Path, command: list[str]) -> None:
         cache.mkdir(exist_ok=True)
+        self._begin(root, {"HOME": "/root", **config.environment}, _ENTER, [str(cache), *command])
+
+    def _begin(self, root: Path, environment: dict[str, str], script: str, arguments: list[str]) -> None:
         self.root = root
-        self._environment = {"HOME": "/root", **config.environment}
+        self._environment = environment
         enter = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
         self._outside = subprocess.Popen(
-            [*enter, "sh", "-c", _ENTER, "sh", str(root), str(cache), *command],
+            [*enter, "sh", "-c", script, "sh", str(root), *arguments],
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self._environment},
         )
 
-    def __enter__(self) -> Container:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -60,14 +64,16 @@ class Container:
             self._outside.kill()
         self._outside.wait()
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command inside. Raises CalledProcessError (unless `check` is off), after printing what it said."""
         done = subprocess.run(
             ["nsenter", f"--target={self._first_process()}", "--mount", "--pid", "--root", "--wd", "--", *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_TIMEOUT_S,
+            timeout=timeout_s,
             env=self._environment,
         )
         if check and done.returncode != 0:

@@ -99,6 +99,21 @@ def test_the_driver_object_says_what_the_driver_does() -> None:
     assert driver["spec"]["podInfoOnMount"] is True
     assert driver["spec"]["fsGroupPolicy"] == "None"
     assert driver["spec"]["volumeLifecycleModes"] == ["Persistent", "Ephemeral"]
+    assert driver["spec"]["requiresRepublish"] is True
+
+
+def test_pods_see_shared_volumes_that_are_mounted_again() -> None:
+    """Whatever is published again is mounted on top of what has died: it propagates to who asks for that."""
+    looked_at = 0
+    for _, name, spec in pod_specs():
+        local = {"workspace", "tool", "scratch", "memory"}
+        shared = {v["name"] for v in spec["volumes"] if "persistentVolumeClaim" in v or "csi" in v} - local
+        for container in containers(spec):
+            for mount in container.get("volumeMounts", []):
+                if mount["name"] in shared:
+                    looked_at += 1
+                    assert mount["mountPropagation"] == "HostToContainer", name
+    assert looked_at == 4
 
 
 def test_all_containers_of_a_pod_share_one_socket() -> None:

@@ -310,10 +310,25 @@ def test_later_features_are_refused(volume: TestVolume, op: Op) -> None:
     assert volume.refused(op) == errno.EOPNOTSUPP
 
 
-def test_a_feature_switched_on_stops_the_client(volume: TestVolume) -> None:
+@pytest.mark.parametrize("bit", [0, 2, 62, 63, 2**63 - 1])
+def test_a_feature_that_this_program_lacks_stops_the_client(volume: TestVolume, bit: int) -> None:
     with pytest.raises(UnknownFeature):
-        volume.apply(Feature(0))
+        volume.apply(Feature(bit))
+
+
+def test_a_volume_with_features_that_this_program_lacks_stops_the_client(volume: TestVolume) -> None:
     assert errnos(volume, Feature(0), sid=NEW) == [FENCED]
     volume.base.put(b"V", msgspec.msgpack.encode(Volume("v", 0, 0, 1, 0, 16)))
     with pytest.raises(UnknownFeature):
         volume.apply(Beat())
+
+
+def test_a_feature_is_switched_on_for_good(volume: TestVolume) -> None:
+    volume.file(16, b"f")
+    assert volume.refused(Lock(16, 1, 0, 5, 1, False)) == errno.EOPNOTSUPP
+    volume.ok(Feature(1), Lock(16, 1, 0, 5, 1, False))
+    features = volume.rows.volume()
+    assert features is not None
+    assert features.features == 2
+    volume.ok(Feature(1), Config("new", 5, 5), Unlock(16, 1, 0, 5, 1))
+    volume.sound()

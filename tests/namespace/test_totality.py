@@ -61,7 +61,7 @@ any_op: st.SearchStrategy[Op] = st.sampled_from(KINDS).flatmap(_struct)
 
 
 def _lively_volume() -> TestVolume:
-    """A directory, a hard link, an orphan, a symlink, extents, attributes, a hold: something for each op to find."""
+    """A directory, hard link, orphan, symlink, extents, attributes, a hold, locks: something for each op to find."""
     volume = TestVolume()
     volume.file(16, b"f")
     volume.directory(17, b"d")
@@ -70,6 +70,8 @@ def _lively_volume() -> TestVolume:
         volume.object(number)
     volume.ok(write(16, (0, 100, 1, 0), (150, 50, 2, 0)), write(19, (0, 10, 1, 100)))
     volume.ok(unlink(19, b"o", hold=True), ops.Setxattr(17, b"user.x", b"v", 0, 5), setattr_op(17, 1, mode=0o1777))
+    volume.ok(ops.Feature(1), ops.Lock(16, 1, 5, 19, 3, False), ops.Lock(19, 2, 0, 2**63 - 1, 0, False))
+    volume.ok(ops.Lock(16, 1, 10, 50, 1, True), ops.Lock(19, 2, 0, 2**63 - 1, 2, True), sid=OTHER)
     return volume
 
 

@@ -133,8 +133,9 @@ def create(
     rdev: int = 0,
     target: bytes = b"",
     time_ns: int = 1000,
+    umask: int = 0,
 ) -> Create:
-    return Create(parent, name, ino, mode, uid, gid, rdev, target, time_ns)
+    return Create(parent, name, ino, mode, uid, gid, rdev, target, time_ns, umask)
 
 
 def unlink(ino: int, name: bytes, parent: int = 1, *, uid: int = 0, hold: bool = False, time_ns: int = 1000) -> Unlink:

@@ -140,15 +140,15 @@ def failing(rows: list[Row]) -> Iterator[Row]:
 
 
 @pytest.mark.parametrize("count", [0, 5, 10_001])
-def test_a_load_that_fails_leaves_the_replica_empty_and_usable(replica: Replica, count: int) -> None:
+def test_a_load_that_fails_leaves_the_replica_as_it_was(replica: Replica, count: int) -> None:
     author = Author(1)
     begin(replica, author)
+    before = replica.position, all_rows(replica)
     rows = rows_for(count)
     with pytest.raises(S3vfsError, match="went away"):
         replica.load(failing(rows), position_for(rows))
-    assert replica.position == EMPTY
-    assert all_rows(replica) == []
-    begin(replica, Author(2))
+    assert (replica.position, all_rows(replica)) == before
+    assert author.commit(replica, [create(author, b"goes on")]).verdicts[0].errno == 0
     check_digest(replica)
 
 
@@ -170,24 +170,27 @@ def test_wrong_rows_are_not_loaded(replica: Replica, fault: str) -> None:
     assert all_rows(replica) == []
 
 
-def test_half_loaded_rows_are_never_read(replica: Replica) -> None:
+def test_while_another_state_is_loaded_the_present_one_is_read(replica: Replica) -> None:
+    begin(replica, Author(1))
+    before = replica.position, all_rows(replica)
     rows = rows_for(30_000)
-    refused = []
+    seen = []
 
     def peeking() -> Iterator[Row]:
         for index, row in enumerate(rows):
             if index in (0, 20_000):
-                for attempt in (replica.read, replica.snapshot):
-                    with pytest.raises(S3vfsError, match="no complete state"), attempt():
-                        pass
-                    refused.append(attempt)
-                with pytest.raises(S3vfsError, match="no complete state"):
-                    replica.apply(make_record(EMPTY, []))
+                with replica.snapshot() as snapshot:
+                    seen.append((snapshot.position, list(snapshot.rows)))
+                seen.append((replica.position, all_rows(replica)))
             yield row
 
-    replica.load(peeking(), position_for(rows))
-    assert len(refused) == 4
-    assert all_rows(replica) == rows
+    install = replica.stage(peeking(), position_for(rows))
+    seen.append((replica.position, all_rows(replica)))
+    assert seen == [before] * 5
+    with replica.snapshot() as snapshot:
+        install()
+        assert (snapshot.position, list(snapshot.rows)) == before
+    assert (replica.position, all_rows(replica)) == (position_for(rows), rows)
 
 
 def test_a_closed_replica_refuses(replica: Replica) -> None:

@@ -11,7 +11,7 @@ from s3vfs.errors import SessionBusy, SessionError
 from s3vfs.session.directory import Identity, SessionDirectory
 
 VOLUME = bytes(range(16))
-IDENTITY = Identity(2**63 - 1, 7, "boot", 42, settled=True)
+IDENTITY = Identity(2**63 - 1, 7, "boot", 42, settled=True, former=((5, 3), (6, 2**40)))
 
 
 def test_the_place_is_named_after_volume_and_session(tmp_path: Path) -> None:

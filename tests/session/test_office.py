@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from s3vfs.errors import S3vfsError, StoreUnreachable
+from s3vfs.errors import StoreUnreachable
 from s3vfs.journal.volume import VolumeInfo
 from s3vfs.maintenance.checkpoint import publish_checkpoint
 from s3vfs.objects.counting import Operation
@@ -95,14 +95,77 @@ def test_an_attempt_that_reached_the_journal_before_the_crash_is_recognised(tmp_
     run(tmp_path, main)
 
 
+def test_the_next_life_knows_which_ops_of_a_former_one_took_effect(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        numbers: list[int] = []
+
+        async def work(session: Session) -> None:
+            numbers.append(session.send([create(session, b"answered")]).number)
+            await session.commit([create(session, b"x")])
+            script.add(Rule(Fault(Failure.BEFORE), PUT, "journal/", times=None))
+            pledge = session.send([create(session, b"never sent")])
+            assert not session.landed(1, pledge.number)
+            numbers.append(pledge.number)
+            await trio.sleep(10)
+
+        await crash_after(client, work)
+        # Killed twice more while it takes office: before, and after its attempt is in the journal.
+        await mount_and_die_at_once(client)
+        script.clear()
+        script.add(Rule(Fault(delay_after_s=3600), PUT, "journal/", times=None))
+        await mount_and_die_at_once(client)
+        script.clear()
+        async with client.mount() as session:
+            assert (session.incarnation, session.resumed) == (3, True)
+            assert [session.landed(1, number) for number in numbers] == [True, False]
+            pledge = session.send([create(session, b"y")])
+            assert not pledge.settled
+            assert not session.landed(3, pledge.number)
+            assert [verdict.errno for verdict in await pledge.verdicts()] == [0]
+            assert session.landed(3, pledge.number)
+
+    run(tmp_path, main)
+
+
+def test_an_older_copy_of_the_directory_is_not_taken_up_although_its_incarnation_is_in_office(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        copies: list[dict[Path, bytes]] = []
+
+        def copy() -> None:
+            folder = next(tmp_path.rglob("session.json")).parent
+            copies.append({path: path.read_bytes() for path in (folder / "session.json", folder / "sent")})
+
+        async def work(session: Session) -> None:
+            await session.commit([create(session, b"before")])
+            copy()
+            await session.commit([create(session, b"after")])
+            copy()
+
+        async def restored(number: int) -> tuple[int, bool]:
+            for path, data in copies[number].items():
+                path.write_bytes(data)
+            async with client.mount() as session:
+                return session.sid, session.resumed
+
+        sid = await crash_after(client, work)
+        fresh, resumed = await restored(0)
+        assert not resumed
+        assert fresh != sid
+        assert await restored(1) == (sid, True)
+
+    run(tmp_path, main)
+
+
 def test_an_attempt_of_a_copy_is_not_taken_for_our_own(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
         sid = await crash_after(client, nothing)
+        old = identity_of(tmp_path)
         script.add(Rule(Fault(Failure.BEFORE), PUT, "journal/", times=None))
         await mount_and_die_at_once(client)
         # Another copy of the same directory, from before that attempt, becomes incarnation 2.
-        old = identity_of(tmp_path) | {"incarnation": 1, "settled": True}
         clone = Client(place.bucket.open("v"), tmp_path / "clone", 3001, replica=client.replica.copy())
         place_identity(tmp_path, tmp_path / "clone", old)
         async with clone.mount() as taken:
@@ -225,23 +288,27 @@ def test_a_commit_whose_record_was_trimmed_before_its_answer_came_says_that_nobo
     run(tmp_path, main)
 
 
-def test_a_load_that_fails_half_way_never_looks_like_an_empty_volume(tmp_path: Path) -> None:
+def test_while_a_checkpoint_is_loaded_every_view_shows_what_was_there_before(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
         async with client.mount() as session, place.client(2).mount() as author:
+            await author.commit([create(author, b"before")])
+            await session.fresh(0)
+            script.add(Rule(Fault(Failure.BEFORE), GET | PUT, times=None))
             for number in range(50):
                 await author.commit([create(author, b"%d" % number)])
-            script.add(Rule(Fault(Failure.BEFORE), GET | PUT, times=None))
             await checkpoint_and_trim(author)
             script.clear()
             script.add(Rule(Fault(Failure.BEFORE), BULK_GET, times=None))
             session.tail.want()
-            await trio.sleep(30)
-            with pytest.raises(S3vfsError, match="being loaded"):
-                session.view()
+            for _ in range(30):
+                await trio.sleep(1)
+                assert names(session) == [b"before"]
+            assert session.tail.failure is not None
             script.clear()
-            await session.base.ready()
-            assert len(names(session)) == 50
+            await session.tail.reached(author.applied_seq)
+            assert session.counters.reloads == 1
+            assert len(names(session)) == 51
 
     run(tmp_path, main)
 

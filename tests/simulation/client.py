@@ -7,6 +7,7 @@ sent goes on without it. The disk can be copied, rolled back, or lose what was n
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,14 +37,12 @@ OPTIONS = SessionOptions(
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What is on a client's disk."""
+    """What is on a client's disk: the replica, and the other files of its session directory by their paths in it.
+    What was spilled is not rolled back: its user has it."""
 
     replica: MemoryReplica
-    identity: bytes | None
+    files: dict[str, bytes]
     boot: int
-
-    def copy(self) -> Disk:
-        return Disk(self.replica.copy(), self.identity, self.boot)
 
 
 @dataclass(eq=False)
@@ -76,7 +75,10 @@ class Client:
         self.name = f"c{number}"
         self.generator = random.Random(f"{world.seed}/{number}")
         self.way = Way(world, random.Random(f"{world.seed}/{number}/way"))
-        self.disk = Disk(MemoryReplica(VOLUME), None, 0)
+        self.replica = MemoryReplica(VOLUME)
+        self.boot = 0
+        self.lost = self.disk_replaced = False  # since it last served
+        self.options = OPTIONS
         self.lives: list[Life] = []
         self.life: Life | None = None
         self.refusals: list[VolumeError] = []
@@ -87,31 +89,38 @@ class Client:
     # -- the disk -----------------------------------------------------------------------------------------------
 
     @property
-    def _identity_path(self) -> Path:
-        return self._cache / VOLUME.hex() / "sessions" / "mnt" / "session.json"
-
-    def _save(self) -> None:
-        path = self._identity_path
-        self.disk = Disk(self.disk.replica, path.read_bytes() if path.exists() else None, self.disk.boot)
+    def folder(self) -> Path:
+        """The session directory."""
+        return self._cache / VOLUME.hex() / "sessions" / "mnt"
 
     def look_at_disk(self) -> Disk:
         """A copy of what is on the disk now, also while a process runs on it."""
-        self._save()
-        return self.disk.copy()
+        files = {}
+        for path in self.folder.rglob("*"):
+            name = str(path.relative_to(self.folder))
+            if path.is_file() and name != "lock" and not name.startswith("spill/"):
+                files[name] = path.read_bytes()
+        return Disk(self.replica.copy(), files, self.boot)
 
     def put_disk(self, disk: Disk) -> None:
         """Roll back, or clone another client's. Only between lives."""
-        self.disk = disk.copy()
-        path = self._identity_path
-        if disk.identity is not None:
+        self.replica, self.boot = disk.replica.copy(), disk.boot
+        self.lost = self.disk_replaced = True
+        for path in self.folder.iterdir():
+            if path.name == "working":
+                shutil.rmtree(path)
+            elif path.name not in ("lock", "spill", "index"):
+                path.unlink()
+        for name, data in disk.files.items():
+            path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(disk.identity)
-        elif path.exists():
-            path.unlink()
+            path.write_bytes(data)
 
     def reboot(self) -> None:
         """The replica was not synced, and is not trusted after another boot (R13). Only between lives."""
-        self.disk = Disk(MemoryReplica(VOLUME), self.disk.identity, self.disk.boot + 1)
+        self.replica = MemoryReplica(VOLUME)
+        self.boot += 1
+        self.lost = True
 
     # -- lives --------------------------------------------------------------------------------------------------
 
@@ -129,7 +138,7 @@ class Client:
         done = False
         try:
             with self._scope, SessionDirectory(self._cache, VOLUME, "mnt") as directory:
-                async with open_session(environment, store, journal, self.disk.replica, directory, OPTIONS) as session:
+                async with open_session(environment, store, journal, self.replica, directory, self.options) as session:
                     life = Life(name, session)
                     self._observe(life)
                     self.world.say(name, f"serves as {session.sid:x}.{session.incarnation}, resumed={session.resumed}")
@@ -143,8 +152,7 @@ class Client:
         finally:
             self.life = None
             # The process is gone, and with it whatever still held the replica.
-            self._save()
-            self.disk = self.disk.copy()
+            self.replica = self.replica.copy()
         self.world.say(name, "ended" if done else "gone")
         return done
 
@@ -162,7 +170,7 @@ class Client:
         generator = random.Random(f"{self.world.seed}/{name}")
         return Environment(
             run=_SlowRunner(self.way),
-            boot_id=f"{self.name}-boot-{self.disk.boot}",
+            boot_id=f"{self.name}-boot-{self.boot}",
             wall_ns=lambda: EPOCH_NS + int(trio.current_time() * 1e9) + self._skew_ns,
             boottime_ns=lambda: int(trio.current_time() * 1e9),
             random=generator,

@@ -2,8 +2,9 @@
 
 python -m tests.simulation.whole --seeds 0-29 [--mutant r9-commit-before-put] [--trace]
 
-Weather, kills, freezes, checkpoints and trims are those of `history`; on top of them, PUTs of data may arrive long
-after their sender has given up. Disks are not rolled back or cloned and nobody is evicted: what is written survives.
+Weather, kills, freezes, reboots, checkpoints and trims are those of `history`, and so are disks that are rolled back or
+cloned and clients that are evicted while they are frozen; on top of them, PUTs of data may arrive long after their
+sender has given up. `losses` says what may then leave the tree.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +30,28 @@ from trio.testing import MockClock
 
 from s3vfs.data.cache import Cache
 from s3vfs.data.contents import Contents
+from s3vfs.data.delivery import Delivery
 from s3vfs.data.protocol import Limits, Sizes, data_key
+from s3vfs.data.publish import Publisher
+from s3vfs.data.rangelog import RangeLog
+from s3vfs.data.upkeep import Upkeep
 from s3vfs.data.upload import Uploaded, Uploader, sector_checksums
-from s3vfs.errors import StoreUnreachable
+from s3vfs.errors import SessionFenced, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.journal.record import Record
-from s3vfs.namespace.ops import DeclareObject, decode_op
+from s3vfs.namespace.ops import DeclareObject, Write, decode_op
 from s3vfs.namespace.rows import SECTOR_BYTES
+from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.spill import Spill
 from s3vfs.session.unwrapping import single_error
+from tests.acceptance.fsck import check_object, check_rows
 from tests.simulation.client import Client, Life
 from tests.simulation.history import History, _first_violation, make_deterministic
+from tests.simulation.losses import Losses
 from tests.simulation.mutants import Mutant
+from tests.simulation.oracle import Witness, replay
 from tests.simulation.weather import CALM, OUTAGE
-from tests.simulation.whole_workload import Auditor, Figures, Owner, OwnFile, Sharer
+from tests.simulation.whole_workload import Auditor, Figures, Holder, Owner, OwnFile, Sharer
 from tests.simulation.world import PREFIX, Violation, World
 
 if TYPE_CHECKING:
@@ -110,8 +121,10 @@ class WholeHistory(History):
         self.figures = Figures()
         self._root = root
         self._files: dict[str, list[OwnFile]] = {client.name: [] for client in self._clients}
+        self._losses = {client.name: Losses() for client in self._clients}
         for client in self._clients:
             self._with_late_puts(client)
+            client.options = replace(client.options, io_timeout_s=5)  # commits are in doubt now and then
 
     @staticmethod
     def _with_late_puts(client: Client) -> None:
@@ -126,7 +139,7 @@ class WholeHistory(History):
     async def _work(self, client: Client, steps: int, life: Life) -> None:
         """Assembled as fuse.service does it."""
         session = life.session
-        folder = client._identity_path.parent
+        folder = client.folder
         cache = Cache(
             self._root / client.name / "blocks", SECTOR_BYTES, CACHE_BYTES, 0, session.environment.boottime_ns
         )
@@ -144,25 +157,44 @@ class WholeHistory(History):
                 await self._publish_rest(contents)
                 life.nursery = None
                 nursery.cancel_scope.cancel()
-        if any((folder / "spill").iterdir()):
-            raise Violation(f"{life.name} spilled bytes, though nobody fenced it")
 
     async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:
         def part(name: str) -> tuple[World, Life, Filesystem, random.Random, Figures]:
             return self._world, life, filesystem, random.Random(f"{self._world.seed}/{life.name}/{name}"), self.figures
 
         owner = Owner(*part("owner"), self._files[client.name], client.name)
-        await owner.take_up()
+        if life.session.resumed and not client.lost:
+            await owner.take_up()
+        else:
+            trees = await owner.look()
+            spill = client.folder / "spill"
+            losses = self._losses[client.name]
+            losses.disk_replaced |= client.disk_replaced
+            spilled = losses.account(life.name, spill, self._files[client.name], trees)
+            self.figures.count["files spilled"] += spilled
+            client.lost = client.disk_replaced = False
         others = [file for name, files in self._files.items() if name != client.name for file in files]
         auditor = Auditor(*part("auditor"))
         if client.way.climate is CALM and not self._running:  # the last meeting
             for file in others:
                 await auditor.audit(file)
             return
+        programs = (
+            partial(owner.run, steps * STEPS // 12),
+            partial(Sharer(*part("sharer"), client.name).run, steps),
+            partial(auditor.run, steps, self._files, client.name),
+            partial(Holder(*part("holder")).run, steps, self._files, client.name),
+        )
         async with trio.open_nursery() as workers:
-            workers.start_soon(owner.run, steps * STEPS // 12)
-            workers.start_soon(Sharer(*part("sharer"), client.name).run, steps)
-            workers.start_soon(auditor.run, steps, self._files, client.name)
+            for program in programs:
+                workers.start_soon(self._until_refused, life, program)
+
+    async def _until_refused(self, life: Life, program: Callable[[], Awaitable[None]]) -> None:
+        """A program that can change nothing any more ends; reading goes on."""
+        try:
+            await program()
+        except SessionFenced as error:
+            self._world.say(life.name, f"a program ends: {error}")
 
     async def _publish_rest(self, contents: Contents) -> None:
         while True:
@@ -179,10 +211,17 @@ class WholeHistory(History):
 
     async def _fate(self) -> None:
         generator = self._world.generator
-        events = (self._change_weather, self._kill, self._freeze, self._maintain)
+        events = (
+            self._change_weather,
+            self._kill,
+            self._freeze,
+            self._maintain,
+            self._evict_frozen,
+            self._lose,
+        )
         while self._running:
             await trio.sleep(generator.uniform(0.1, 2.0))
-            (event,) = generator.choices(events, (6, 5, 2, 2))
+            (event,) = generator.choices(events, (6, 4, 2, 2, 2, 2))
             await event(generator.choice(self._clients))
         for client in self._clients:
             client.way.freezer.thaw()
@@ -196,9 +235,77 @@ class WholeHistory(History):
             await super()._change_weather(client)
 
     async def _kill(self, client: Client) -> None:
+        if self._world.generator.random() < 0.5:
+            await self._record_in_flight(client)
         if client.life is not None:
             self.figures.count["kills"] += 1
             client.kill()
+
+    async def _record_in_flight(self, client: Client) -> None:
+        """Wait for a record of which nobody will hear what became of it, if the client dies now."""
+        for _ in range(40):
+            if client.life is None or client.life.session.base.expected is not None:
+                return
+            await trio.sleep(0.05)
+
+    async def _lose(self, client: Client) -> None:
+        """A kill after which the machine is restarted, or has an older disk, or a copy of another's."""
+        if client.life is None:
+            return
+        generator = self._world.generator
+        kind = generator.choice(("reboot", "roll back", "roll back", "clone"))
+        if kind == "reboot":
+            self._after_death[client.name] = Client.reboot
+        elif kind == "roll back":
+            copy, life = client.look_at_disk(), client.life
+            await trio.sleep(generator.uniform(0.5, 6))
+            if client.life is not life:
+                return
+            self._after_death[client.name] = lambda dead: dead.put_disk(copy)
+        elif kind == "clone":
+            copy = generator.choice(self._clients).look_at_disk()
+            self._after_death[client.name] = lambda dead: dead.put_disk(copy)
+        self.figures.count[kind] += 1
+        self._world.say("fate", f"kills {client.name}, then: {kind}")
+        client.kill()
+
+    async def _evict_frozen(self, client: Client) -> None:
+        """Frozen for longer than a challenge is given, evicted meanwhile, thawed."""
+        others = [other for other in self._clients if other is not client]
+        judge = self._world.generator.choice(others)
+        if client.life is None or judge.life is None or judge.life.nursery is None:
+            return
+        self._world.say("fate", f"freezes {client.name}, for {judge.name} to evict it")
+        client.way.freezer.freeze()
+        judge.life.nursery.start_soon(self._evict_from, judge.life, client.life.session.sid)
+        await trio.sleep(self._world.generator.uniform(3, 8))
+        self._thaw(client)
+
+
+def check_bucket(world: WholeWorld) -> None:
+    """What fsck would say of the end."""
+    witness = replay(world)
+    with witness.replica.read() as txn:
+        found, referred = check_rows(txn, witness.replica.position.digest)
+    store = world.bucket.open(PREFIX)
+    for object_id, row in referred.items():
+        found += check_object(store, object_id, row.size, row.checksums)
+    for problem in found:
+        raise Violation(f"fsck: {problem}")
+    check_nothing_published_twice(witness)
+
+
+def check_nothing_published_twice(witness: Witness) -> None:
+    """A change is in the journal once, whatever was killed and whichever answer was lost: what others write in between
+    is never overwritten by it. The author's times tell one change from another."""
+    seen: dict[tuple[int, int, int, int], int] = {}
+    for done in witness.done():
+        if isinstance(done.op, Write) and not done.verdict.errno:
+            for extent in done.op.extents:
+                change = (done.op.ino, extent.offset, extent.length, done.op.time_ns)
+                first = seen.setdefault(change, done.seq)
+                if first != done.seq:
+                    raise Violation(f"records {first} and {done.seq} publish the same bytes of file {done.op.ino}")
 
 
 # -- mutants ----------------------------------------------------------------------------------------------------------
@@ -244,14 +351,44 @@ def _fsync_lies() -> Sequence[tuple[Any, str, Any]]:
     return [(Contents, "publish", publish)]
 
 
+def _sent_is_not_noted() -> Sequence[tuple[Any, str, Any]]:
+    return [(RangeLog, "sent", lambda self, incarnation, number, share: None)]
+
+
+def _doubt_is_failure() -> Sequence[tuple[Any, str, Any]]:
+    return [(Delivery, "on_its_way", False), (Publisher, "_unheard", lambda self, ino, delivery: False)]
+
+
+def _spill_nothing() -> Sequence[tuple[Any, str, Any]]:
+    async def keep(self: Upkeep, working: Any, reason: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    return [(Upkeep, "_keep", keep)]
+
+
+def _older_copies_are_taken_up() -> Sequence[tuple[Any, str, Any]]:
+    return [(SessionDirectory, "_read_sent", lambda self, sid, incarnation: 2**62)]
+
+
+def _fenced_mounts_go_on() -> Sequence[tuple[Any, str, Any]]:
+    return [(Upkeep, "check", lambda self: None)]
+
+
 WHOLE_MUTANTS = {
     "r9-commit-before-put": Mutant("R9", "a record is on its way before its objects are there", _commit_before_put),
     "writes-forgotten": Mutant("6", "acknowledged writes are lost with the process", _acknowledged_in_memory),
+    "sent-is-not-noted": Mutant("R2", "a killed client publishes again what it had sent", _sent_is_not_noted),
+    "doubt-is-failure": Mutant("R2", "what was not answered in time is published again", _doubt_is_failure),
+    "spill-nothing": Mutant("R13", "unpublished bytes of an ended session are dropped", _spill_nothing),
+    "older-copies": Mutant("R13", "an older copy of a disk is taken up", _older_copies_are_taken_up),
+    "fenced-goes-on": Mutant("section 8", "handles work on after an eviction", _fenced_mounts_go_on),
     "fsync-lies": Mutant("6", "fsync answers before others can read the bytes", _fsync_lies),
 }
 
 
-def run_whole(seed: int, *, keep_trace: bool = False) -> tuple[Figures, list[str]]:
+def run_whole(
+    seed: int, *, keep_trace: bool = False, kind: type[WholeHistory] = WholeHistory
+) -> tuple[Figures, list[str]]:
     """One history: its figures and its trace. Raises Violation, with the trace as `error.trace`."""
     shared_memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="s3vfs-whole-", dir=shared_memory if shared_memory.is_dir() else None))
@@ -261,10 +398,11 @@ def run_whole(seed: int, *, keep_trace: bool = False) -> tuple[Figures, list[str
         history: list[WholeHistory] = []
 
         async def main() -> None:
-            history.append(WholeHistory(world, root))
+            history.append(kind(world, root))
             report = await history[0].run()
             history[0].figures.count.update(lives=report.lives, resumed=report.resumed, records=report.records)
-            history[0].figures.count.update(reloads=report.reloads)
+            history[0].figures.count.update(reloads=report.reloads, fenced=report.evicted)
+            check_bucket(world)
 
         trio.run(main, clock=MockClock(autojump_threshold=0))
         return history[0].figures, world.trace

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from s3vfs.errors import PosixError, StoreUnreachable
+from s3vfs.errors import PosixError, SessionFenced, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.filesystem.contracts import Caller, NewAttributes
 from s3vfs.namespace.rows import ROOT_INO
@@ -121,7 +121,43 @@ class Owner(_Program):
             if not file.gone:
                 await self._patiently(lambda file=file: self._settle(file))
 
+    async def look(self) -> dict[int, bytes]:
+        """What its files are in the bucket, by inode; those that are gone are missing."""
+        trees: dict[int, bytes] = {}
+
+        async def one(file: OwnFile) -> None:
+            handle = await self._fs.open(file.ino, os.O_RDONLY, ROOT)
+            try:
+                await self._fs.fsync(handle)
+                trees[file.ino] = bytes(await self._fs.read(handle, 0, 2 * MOST_BYTES))
+            finally:
+                await self._fs.release(handle)
+
+        for file in self._files:
+            if not file.gone:
+                await self._patiently(lambda file=file: one(file))
+        return trees
+
     async def run(self, steps: int) -> None:
+        try:
+            await self._run(steps)
+        except SessionFenced:
+            for file, handle in self._handles.items():
+                await self._refused(file, self._fs.write(handle, 0, b"x"))
+                if file.durable < len(file.states) - 1:
+                    await self._refused(file, self._fs.fsync(handle))
+            raise
+
+    async def _refused(self, file: OwnFile, call: Awaitable[object]) -> None:
+        """Handles of a session that was ended give EIO, whatever had been written through them."""
+        try:
+            await call
+        except SessionFenced as error:
+            self._count["handles refused"] += error.errno == errno.EIO
+        else:
+            raise Violation(f"{self._life.name}: a handle of file {file.ino} works although the session was ended")
+
+    async def _run(self, steps: int) -> None:
         for _ in range(steps):
             await self._pause()
             try:
@@ -266,6 +302,41 @@ class Auditor(_Program):
             states = [len(state) for state in file.possible(durable)]
             raise Violation(f"{self._life.name} reads {len(seen)} wrong bytes of file {file.ino}; states: {states}")
         self._count["audits"] += 1
+
+
+class Holder(_Program):
+    """Keeps others' files open: what had been published of one stays readable, also when its owner has removed it."""
+
+    async def run(self, steps: int, files: dict[str, list[OwnFile]], name: str) -> None:
+        for _ in range(steps // 3):
+            await self._pause()
+            others = [file for owner, those in files.items() if owner != name for file in those if not file.gone]
+            if others:
+                try:
+                    await self._hold(self._generator.choice(others))
+                except StoreUnreachable:
+                    self._count["unreachable"] += 1
+
+    async def _hold(self, file: OwnFile) -> None:
+        durable, count = file.durable, len(file.states)
+        try:
+            await self._life.session.fresh(0)
+            handle = await self._fs.open(file.ino, os.O_RDONLY, ROOT)
+        except PosixError as error:
+            if file.gone and error.errno == errno.ESTALE:
+                return
+            raise Violation(f"{self._life.name}: file {file.ino} of another client: {error!r}") from error
+        try:
+            for _ in range(self._generator.randrange(1, 6)):
+                await self._pause()
+                if len(file.states) < count:
+                    return  # its owner has lost its office, and begins to count anew
+                seen = bytes(await self._fs.read(handle, 0, 2 * MOST_BYTES))
+                if not explained(seen, file.possible(durable)):
+                    raise Violation(f"{self._life.name}: file {file.ino}, held open, has wrong bytes")
+                self._count["held, removed" if file.gone else "held"] += 1
+        finally:
+            await self._fs.release(handle)
 
 
 class Sharer(_Program):

@@ -1,0 +1,10 @@
+"""Feature bits (docs/format.md, section 5): rules that a volume has only once a FEATURE op has switched them on.
+
+A volume, record or checkpoint with a bit that this program lacks is not for it (R3).
+"""
+
+from __future__ import annotations
+
+LOCKS = 1  # bit numbers, as FEATURE names them
+
+KNOWN_FEATURES = 1 << LOCKS  # as masks, in the volume's row, record headers, HEAD and manifests
