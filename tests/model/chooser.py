@@ -25,13 +25,13 @@ _ODD_NAMES = (
     *("x" * 255, "x" * 256, "d/" + "y" * 255),
 )
 _TARGETS = ("a", "b", "d", "../a", "e/a", "d/a", ".", "a/", "nowhere", "loop", "t" * 4095, "")
-_MODES = (0o644, 0o600, 0o666, 0o755, 0o777, 0o700, 0o000, 0o444)  # , 0o4755, 0o2755, 0o6777, 0o2745)
+_MODES = (0o644, 0o600, 0o666, 0o755, 0o777, 0o700, 0o000, 0o444, 0o4755, 0o2755, 0o6777, 0o2745)
 _DIRECTORY_MODES = (0o777, 0o777, 0o777, 0o755, 0o1777, 0o2777, 0o3777, 0o700, 0o500, 0o333)
 # Around the units of both: pages, sectors of 256 KiB.
 _OFFSETS = (0, 0, 1, 511, 4095, 4096, 4097, 65_536, 262_143, 262_144, 262_145, 1 << 20)
 _FAR = (1 << 41) + 5
 _LENGTHS = (0, 1, 100, 4096, 5000, 70_000, 300_000)
-_KEYS = ("user.p", "user.p", "user.q", "trusted.t", "security.s", "user." + "k" * 250, "user." + "k" * 251, "other.x")
+_KEYS = ("user.p", "user.p", "user.q", "trusted.t", "security.s", "user." + "k" * 250, "user." + "k" * 251, "other.x", "user.")
 _ACCESS = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR)
 _MAKING = (0, 0, os.O_CREAT, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_CREAT | os.O_TRUNC)
 _MORE = (
@@ -94,12 +94,11 @@ class Chooser:
             lambda: ("seek_holes", self._slot()): 2,
             lambda: ("seek_beyond", self._slot(), self._pick((os.SEEK_DATA, os.SEEK_HOLE))): 1,
             self._copy_range: 4,
+            self._fallocate: 6,
             lambda: ("listdir", self._place(stat.S_IFDIR)): 3,
             lambda: ("seekdir", self._place(stat.S_IFDIR), random.randrange(9)): 2,
             lambda: ("load", self._place(stat.S_IFREG)): 4,
         }
-        if world.allocates:
-            kinds[self._fallocate] = 6
         self._kinds = list(kinds)
         self._weights = [weight * random.choice((0, 1, 1, 2)) for weight in kinds.values()]
 

@@ -57,8 +57,6 @@ class World:
         self.local = Side([local] * len(ours))
         self.history: list[Call] = []
         self._unsettled = False
-        # Whether the volume can fallocate, which needs the native extension.
-        self.allocates = False
         # By path: what each side's mtime and ctime were, and which inode of the local side that is.
         self._times: dict[str, tuple[int, os.stat_result, os.stat_result]] = {}
         # Inodes (local numbers) whose times a mapping may move, or not, at a time of its choosing.
