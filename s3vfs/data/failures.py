@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from s3vfs.errors import S3vfsError
+from s3vfs.errors import PosixError, S3vfsError
 
 _Error = TypeVar("_Error", bound=S3vfsError)
 
@@ -26,10 +26,13 @@ class LocalDiskError(S3vfsError):
 
 @contextmanager
 def local_disk() -> Iterator[None]:
-    """Inside, OSError becomes LocalDiskError."""
+    """Inside, OSError becomes LocalDiskError; but what only an offset too large for the disk's files means is the
+    caller's own (EFBIG: ext4 ends at 16 TiB)."""
     try:
         yield
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise PosixError(errno.EFBIG) from error
         raise LocalDiskError(error) from error
 
 

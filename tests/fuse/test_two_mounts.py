@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -291,6 +294,36 @@ def test_appends_from_two_mounts_never_overlap(pair: Pair) -> None:
         assert [line for line in found if line.startswith(word)] == [b"%s%03d" % (word, i) for i in range(lines)]
 
 
+_APPEND = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+for index in range(int(sys.argv[3])):
+    line = b"%s %04d %s\\n" % (sys.argv[2].encode(), index, b"x" * (index * 7 % 300))
+    assert os.write(descriptor, line) == len(line)
+os.close(descriptor)
+"""
+
+
+@pytest.mark.long
+def test_appends_of_1000_lines_from_4_processes_all_arrive_whole(pair: Pair) -> None:
+    here, there = pair
+    (here / "log").touch()
+    begun_s = time.monotonic()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _APPEND, directory / "log", word, "1000"])
+        for directory, word in ((here, "a"), (there, "b"), (here, "c"), (there, "d"))
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    print(f"4,000 appends took {time.monotonic() - begun_s:.1f} s")
+    data = read(there / "log")
+    assert data == read(here / "log")
+    lines = data.splitlines()
+    for word in (b"a", b"b", b"c", b"d"):
+        wanted = [b"%s %04d %s" % (word, index, b"x" * (index * 7 % 300)) for index in range(1000)]
+        assert [line for line in lines if line.startswith(word)] == wanted
+    assert len(lines) == 4000
+
+
 def test_a_file_unlinked_elsewhere_lives_on_while_it_is_open(pair: Pair) -> None:
     here, there = pair
     (here / "file").write_bytes(b"still here")
@@ -323,3 +356,17 @@ def test_a_removed_working_directory_is_gone(pair: Pair) -> None:
             os.open("file", os.O_CREAT, dir_fd=descriptor)
     finally:
         os.close(descriptor)
+
+
+def test_a_capability_set_elsewhere_ends_with_the_next_write(pair: Pair) -> None:
+    """The writing kernel remembers that there was none, and does not ask again."""
+    here, there = pair
+    (here / "program").write_bytes(b"old")
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service+ep
+    with open(there / "program", "r+b", buffering=0) as writer:
+        writer.write(b"1")
+        os.setxattr(here / "program", "security.capability", capability)
+        assert os.getxattr(here / "program", "security.capability") == capability
+        writer.write(b"2")
+    for side in (there, here):
+        eventually(lambda path=side / "program": os.listxattr(path) == [])  # type: ignore[misc]
