@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from csi.topology import NODE_ID_LIMIT_BYTES, topology_value
+
 EXAMPLES = """\
 examples:
   python -m csi --endpoint unix:///csi/csi.sock --node-id node-1
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.endpoint or not arguments.node_id:
         parser.error("--endpoint and --node-id are needed (or CSI_ENDPOINT and NODE_ID)")
+    if len(arguments.node_id.encode()) > NODE_ID_LIMIT_BYTES:
+        parser.error(f"--node-id has more than {NODE_ID_LIMIT_BYTES} bytes")
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"  # commands are started, nothing goes on in a fork
 
     from csi.server import socket_of  # late, with gRPC: --help needs none
@@ -104,7 +108,7 @@ def _serve(arguments: argparse.Namespace, socket: Path) -> int:
         cache = arguments.cache_dir or arguments.state_dir / "cache"
         sources = Sources(arguments.state_dir.absolute(), cache.absolute(), arguments.flush_timeout)
         root = arguments.workspace_root.absolute() if arguments.workspace_root else None
-        workspaces, in_flight = Workspaces(root, arguments.node_id), InFlight()
+        workspaces, in_flight = Workspaces(root, topology_value(arguments.node_id)), InFlight()
         node = Node(arguments.node_id, sources, workspaces, in_flight)
         controller = Controller(Places(arguments.state_dir / "places.json"), workspaces, in_flight)
         server = start_server(socket, {"Identity": Identity(), "Controller": controller, "Node": node})

@@ -36,10 +36,9 @@ from csi.proto.csi_pb2 import (
 )
 from csi.refusals import Code, Refusal, invalid
 from csi.server import InFlight, required
+from csi.topology import TOPOLOGY_KEY
 from csi.volume_id import Location, SharedId, WorkspaceId, checked, leaf_of, parse
 from csi.workspaces import Workspaces
-
-TOPOLOGY_KEY = "topology.csi.s3vfs.io/node"
 
 _RPC = ControllerServiceCapability.RPC
 _CAPABILITIES = (_RPC.CREATE_DELETE_VOLUME, _RPC.LIST_VOLUMES, _RPC.EXPAND_VOLUME, _RPC.GET_VOLUME)
@@ -195,24 +194,30 @@ class Controller:
             raise invalid("max_entries is negative")
         places: list[Location | None] = [None, *self._places.all()]
         index, after = _position(request.starting_token, places)
-        volumes: list[Volume] = []
-        while index < len(places):
-            room = request.max_entries - len(volumes) if request.max_entries else 0
-            if request.max_entries and room == 0:
-                return _page(volumes, _token(places[index], after))
-            found, after = self._list(places[index], after, room)
-            volumes += found
+        # One more than asked for: a token means that something follows.
+        wanted = request.max_entries + 1 if request.max_entries else 0
+        found: list[tuple[Location | None, str, Volume]] = []
+        while index < len(places) and not (wanted and len(found) == wanted):
+            listed, after = self._list(places[index], after, wanted - len(found) if wanted else 0)
+            found += [(places[index], leaf, volume) for leaf, volume in listed]
             if not after:
                 index += 1
-        return _page(volumes, "")
+        token = ""
+        if wanted and len(found) == wanted:
+            found.pop()
+            place, leaf, _ = found[-1]
+            token = _token(place, leaf)
+        entries = [ListVolumesResponse.Entry(volume=volume) for _, _, volume in found]
+        return ListVolumesResponse(entries=entries, next_token=token)
 
-    def _list(self, place: Location | None, after: str, limit: int) -> tuple[list[Volume], str]:
+    def _list(self, place: Location | None, after: str, limit: int) -> tuple[list[tuple[str, Volume]], str]:
+        """Volumes of a place after the leaf `after`, each with its leaf; and the leaf to go on after, "" at the end."""
         if place is None:
             found, after = self._workspaces.list_all(after, limit)
             node = self._workspaces.node
-            return [_workspace(WorkspaceId(leaf, mark.on_delete, node), mark) for leaf, mark in found], after
+            return [(leaf, _workspace(WorkspaceId(leaf, mark.on_delete, node), mark)) for leaf, mark in found], after
         found, after = errand.list_folder(self._places.credentials(place, {}), place, after, limit)
-        return [_shared(SharedId(leaf, place), marker) for leaf, marker in found], after
+        return [(leaf, _shared(SharedId(leaf, place), marker)) for leaf, marker in found], after
 
     # -- expand -------------------------------------------------------------------------------------------------------
 
@@ -276,12 +281,6 @@ def _workspace(volume: WorkspaceId, marker: Marker) -> Volume:
         capacity_bytes=marker.capacity_bytes,
         volume_context={"type": "workspace"},
         accessible_topology=[Topology(segments={TOPOLOGY_KEY: volume.node})],
-    )
-
-
-def _page(volumes: list[Volume], token: str) -> ListVolumesResponse:
-    return ListVolumesResponse(
-        entries=[ListVolumesResponse.Entry(volume=volume) for volume in volumes], next_token=token
     )
 
 

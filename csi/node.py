@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csi.capabilities import READER_MODES, Mode, mount_group, require
-from csi.controller import TOPOLOGY_KEY
 from csi.mounting import bind, detach, make_bare, place_of, remove_bare
 from csi.parameters import asks_read_only, environment_of, is_inline, mount_flags, of_context, of_inline
 from csi.proto.csi_pb2 import (
@@ -30,6 +29,7 @@ from csi.proto.csi_pb2 import (
 from csi.refusals import Code, Refusal, invalid
 from csi.server import InFlight, required
 from csi.sources import Source, Sources, ended_by_others
+from csi.topology import TOPOLOGY_KEY, topology_value
 from csi.volume_id import SharedId, WorkspaceId, parse
 from csi.workspaces import Workspaces
 from s3vfs.errors import MountError
@@ -68,7 +68,7 @@ class Node:
 
     def NodeGetInfo(self, request: NodeGetInfoRequest) -> NodeGetInfoResponse:
         return NodeGetInfoResponse(
-            node_id=self._node, accessible_topology=Topology(segments={TOPOLOGY_KEY: self._node})
+            node_id=self._node, accessible_topology=Topology(segments={TOPOLOGY_KEY: topology_value(self._node)})
         )
 
     # -- publish ------------------------------------------------------------------------------------------------------
@@ -180,7 +180,9 @@ class Node:
     def _require_own(self, volume_id: str, target: str, present: Mount) -> None:
         if present.ours and not self._sources.belongs_to_another(volume_id, present.device):
             return
-        if not present.ours and self._workspaces.holds(present.device, present.root):
+        # Not asked whether it lies below the workspace root: the node's disk may have gone, and the pod must go too.
+        volume = parse(volume_id)
+        if not present.ours and isinstance(volume, WorkspaceId) and os.path.basename(present.root) == volume.leaf:
             return
         raise Refusal(Code.NOT_FOUND, f"{target} is not a mount of {volume_id}")
 

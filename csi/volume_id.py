@@ -66,7 +66,7 @@ class SharedId:
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceId:
-    """A directory `leaf` below the workspace root of `node`."""
+    """A directory `leaf` below the workspace root of `node` (its topology value)."""
 
     leaf: str
     on_delete: str

@@ -32,7 +32,7 @@ _MODE = 0o755
 
 
 class Workspaces:
-    """This node's. `root` None: workspace volumes are not offered here."""
+    """This node's; `node` is its topology value. `root` None: workspace volumes are not offered here."""
 
     def __init__(self, root: Path | None, node: str) -> None:
         self._root = root

@@ -7,6 +7,8 @@ import os
 import stat
 from collections.abc import Collection
 
+from msgspec.structs import replace
+
 from s3vfs.errors import PosixError
 from s3vfs.filesystem.contracts import Caller, Found, NewAttributes, Statistics
 from s3vfs.filesystem.core import ATTRIBUTES_WITHIN_S, Core
@@ -33,14 +35,17 @@ class Attributes(Core):
         has no close that would publish it, so it is published here. Times beyond what can be kept become the nearest
         that can."""
         self._require_writable()
-        privileges = new == NewAttributes()  # chown(2) to nobody in particular: all that it does is to take them away
+        lost = 0
+        if new == NewAttributes():  # chown(2) to nobody in particular: all that it does is to take privileges away
+            lost = SetattrMask.PRIVILEGES | self._lost_privileges(ino, caller)
+        elif (new.size, new.uid, new.gid) != (None, None, None):  # a mode beside these is what the kernel takes away
+            lost = self._lost_privileges(ino, caller)
         if new.size is not None:
-            privileges = new.mode is None and self._has_privileges(ino, caller)
             await self._truncate(ino, new.size, by_handle=by_handle)
         atime_ns, mtime_ns = _representable(new.atime_ns), _representable(new.mtime_ns)
         if (atime_ns is not None or mtime_ns is not None) and self._contents.set_times(ino, atime_ns, mtime_ns):
             atime_ns = mtime_ns = None
-        await self._commit_attributes(ino, new.mode, new.uid, new.gid, atime_ns, mtime_ns, privileges=privileges)
+        await self._commit_attributes(ino, new.mode, new.uid, new.gid, atime_ns, mtime_ns, lost=lost)
         return self._look(ino)
 
     async def _truncate(self, ino: int, size: int, *, by_handle: bool) -> None:
@@ -51,6 +56,8 @@ class Attributes(Core):
         if by_handle:
             await self._contents.truncate(ino, size)
             return
+        if self._contents.attributes(ino, inode).size == size:
+            return  # POSIX moves times only where the size changes (unlike ftruncate's)
         self._contents.opened(ino, True)
         self._orphans.opened(ino)
         try:
@@ -69,9 +76,10 @@ class Attributes(Core):
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
         *,
-        privileges: bool = False,
+        lost: int = 0,
     ) -> None:
-        mask = SetattrMask.PRIVILEGES if privileges else 0
+        """`lost`: mask bits of the privileges that go."""
+        mask = lost
         for bit, value in (
             (SetattrMask.MODE, mode),
             (SetattrMask.UID, uid),
@@ -85,21 +93,42 @@ class Attributes(Core):
             return
         time_ns = self._now_ns()
 
-        def evaluate(rows: Rows) -> AnyOp:
-            self._inode(rows, ino)
+        def evaluate(rows: Rows) -> AnyOp | None:
+            inode = self._inode(rows, ino)
+            if self._removed.get(ino) is not None:
+                permissions = stat.S_IMODE(inode.mode if mode is None else mode)
+                changed = replace(
+                    inode,
+                    mode=stat.S_IFMT(inode.mode) | permissions,
+                    uid=inode.uid if uid is None else uid,
+                    gid=inode.gid if gid is None else gid,
+                    atime_ns=inode.atime_ns if atime_ns is None else atime_ns,
+                    mtime_ns=inode.mtime_ns if mtime_ns is None else mtime_ns,
+                    ctime_ns=time_ns,
+                )
+                self._removed.change(ino, changed)
+                return None
             return Setattr(ino, mask, mode or 0, uid or 0, gid or 0, 0, atime_ns or 0, mtime_ns or 0, time_ns)
 
         await self._commit(evaluate)
 
-    def _has_privileges(self, ino: int, caller: Caller) -> bool:
-        """Whether a write or truncate by `caller` must take something away: setuid, and setgid where the group may
-        execute (the kernel leaves this to the file system, FUSE_HANDLE_KILLPRIV). Not root's, and root's writes leave
-        file capabilities to the op that publishes them."""
+    def _lost_privileges(self, ino: int, caller: Caller) -> int:
+        """The mask bits of what a write, truncate or chown by `caller` must take away, 0 for nothing: setuid, and
+        setgid where the group may execute or the caller is not in it (the kernel leaves this to the file system,
+        FUSE_HANDLE_KILLPRIV). Not root's; and file capabilities end with the op that publishes what was written."""
         if caller.uid == 0:
-            return False
+            return 0
         with self._session.view() as txn:
-            mode = self._inode(Rows(txn), ino).mode
-        return without_privileges(mode) != mode
+            inode = self._inode(Rows(txn), ino)
+        if stat.S_ISDIR(inode.mode) or not inode.mode & (stat.S_ISUID | stat.S_ISGID):
+            return 0
+        setgid = 0 if self._is_in_group(inode, caller) else SetattrMask.SETGID
+        kept = without_privileges(inode.mode)
+        return setgid | SetattrMask.PRIVILEGES if setgid or kept != inode.mode else 0
+
+    def _is_in_group(self, inode: Inode, caller: Caller) -> bool:
+        """Whether the caller may keep setgid; root may."""
+        return caller.uid == 0 or inode.gid == caller.gid or inode.gid in self._groups_of(caller.pid)
 
     async def readlink(self, ino: int) -> bytes:
         with self._session.view() as txn:

@@ -15,6 +15,7 @@ from s3vfs.errors import PosixError, ReadOnly
 from s3vfs.filesystem.callers import supplementary_groups
 from s3vfs.filesystem.contracts import FileContents, FilesystemSession, Found
 from s3vfs.filesystem.orphans import Orphans
+from s3vfs.filesystem.removed import RemovedDirectories
 from s3vfs.namespace.apply import apply_op
 from s3vfs.namespace.ops import AnyOp, NumberedOp
 from s3vfs.namespace.rows import Inode, Rows
@@ -48,6 +49,9 @@ class Core:
         self._contents = contents
         self._read_only = read_only
         self._orphans = Orphans(session)
+        # Whether a caller was just told of this inode and comes back for it, whatever has become of its name.
+        self.expected: Callable[[int], bool] = lambda ino: False
+        self._removed = RemovedDirectories()
 
     @property
     def read_only(self) -> bool:
@@ -108,10 +112,13 @@ class Core:
             raise PosixError(verdict.errno)
 
     def _inode(self, rows: Rows, ino: int) -> Inode:
-        """The inode's row. Raises ESTALE for one that is gone, or that no name leads to and nobody here has open:
-        whoever came by a name then looks that name up again."""
+        """The inode's row, or what a directory was that has been removed through this mount. Raises ESTALE for one that
+        is gone otherwise, or that no name leads to, nobody here has open and nobody is expected to: whoever came by a
+        name then looks that name up again."""
         inode = rows.inode(ino)
-        if inode is None or (inode.nlink == 0 and not self._orphans.is_open(ino)):
+        if inode is None and (removed := self._removed.get(ino)) is not None:
+            return removed
+        if inode is None or (inode.nlink == 0 and not self._orphans.is_open(ino) and not self.expected(ino)):
             raise PosixError(errno.ESTALE)
         return inode
 

@@ -144,8 +144,9 @@ class Files(Names, Attributes):
     async def _settle_privileges(self, file: FileHandle) -> None:
         if file.privileges_settled:
             return
-        if self._has_privileges(file.ino, file.caller):
-            await self._commit_attributes(file.ino, None, None, None, privileges=True)
+        lost = self._lost_privileges(file.ino, file.caller)
+        if lost:
+            await self._commit_attributes(file.ino, None, None, None, lost=lost)
         file.privileges_settled = True
 
     async def flush(self, handle: int) -> None:

@@ -15,8 +15,10 @@ published first, then everything is let go.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -54,6 +56,11 @@ _RETRY_MOST_S = 10.0
 
 Key = tuple[int, int]  # owner's number, inode
 Run = Callable[[], Awaitable[None]]
+
+
+async def whole(session: FilesystemSession) -> None:
+    """Return when the rows can be looked at: not while a checkpoint is being loaded."""
+    await session.fresh(math.inf)
 
 
 @dataclass(eq=False, slots=True)
@@ -151,6 +158,7 @@ class LockKeeper:
         pause_s = _RETRY_FIRST_S
         while True:
             try:
+                await whole(self._session)
                 await job.run()
                 break
             except StoreError as error:
@@ -196,32 +204,38 @@ class LockKeeper:
 
     def _check(self, waiters: list[Waiter]) -> None:
         """Wake those, and only those, whose row is gone."""
-        if waiters:
-            with self._session.view() as txn:
-                rows = Rows(txn)
-                for waiter in waiters:
-                    if rows.wait(waiter.ino, waiter.seq, waiter.index) is None:
-                        waiter.over.set()
+        with suppress(S3vfsError), self._session.view() as txn:  # a checkpoint is being loaded: then all are checked
+            rows = Rows(txn)
+            for waiter in waiters:
+                if rows.wait(waiter.ino, waiter.seq, waiter.index) is None:
+                    waiter.over.set()
 
     # -- in the background ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            self._let_go_of_former_lives()
-            for key in self._unstarted:
-                self._nursery.start_soon(self._work, key)
-            self._unstarted.clear()
+        """Until cancelled; what is begun after that is left to the end of the session."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             try:
-                while True:
-                    interval_s = self._interval_s()
-                    self._session.look_every(self, interval_s)
-                    self._wake = trio.Event()
-                    with trio.move_on_after(interval_s if self._waiters and interval_s else float("inf")):
-                        await self._wake.wait()
-                    self._watch()
+                await whole(self._session)
+                self._let_go_of_former_lives()
+                for key in self._unstarted:
+                    nursery.start_soon(self._work, key)
+                self._unstarted.clear()
+                await self._look_after_waiters()
             finally:
+                self._nursery = None
                 self._session.look_every(self, None)
+
+    async def _look_after_waiters(self) -> None:
+        while True:
+            interval_s = self._interval_s()
+            self._session.look_every(self, interval_s)
+            self._wake = trio.Event()
+            with trio.move_on_after(interval_s if self._waiters and interval_s else float("inf")):
+                await self._wake.wait()
+            await whole(self._session)
+            self._watch()
 
     def _interval_s(self) -> float | None:
         if self._waiters:

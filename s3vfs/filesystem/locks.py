@@ -19,7 +19,7 @@ import trio
 from s3vfs.errors import PosixError, S3vfsError, StoreError
 from s3vfs.filesystem.contracts import Conflict, FileContents, FilesystemSession, LockKind
 from s3vfs.filesystem.files import Files
-from s3vfs.filesystem.lock_keeper import Job, LockKeeper, Run
+from s3vfs.filesystem.lock_keeper import Job, LockKeeper, Run, whole
 from s3vfs.filesystem.lock_owners import Owner, Owners
 from s3vfs.namespace.features import LOCKS
 from s3vfs.namespace.limits import INTEGER_MAX
@@ -30,6 +30,11 @@ from s3vfs.session.pipeline import Group
 
 # No owner of this session: numbers of incarnations begin at 2^31.
 _NOBODY = 1
+# How long a call that was cancelled waits for its request to be withdrawn; the keeper goes on after that.
+_UNDO_S = 3.0
+# A lock is granted on the strength of a look at the journal that was sent less than this ago: half of what a silent
+# holder has before it is evicted.
+LIVELY_S = 5.0
 
 
 class _Request(NamedTuple):
@@ -163,8 +168,9 @@ class Locks(Files):
         """Note whether the owner still has to do with the inode."""
         if owner.calls[ino] <= 0:
             del owner.calls[ino]
-            if not self._held(ino, owner):
-                owner.inos.discard(ino)
+            with suppress(S3vfsError):  # while a checkpoint is being loaded nobody knows; the next call will
+                if not self._held(ino, owner):
+                    owner.inos.discard(ino)
         self._owners.forget(owner)
         self._keeper.look()
 
@@ -173,6 +179,7 @@ class Locks(Files):
             return Rows(txn).locks_of(ino, self._session.sid, owner.number)
 
     async def _acquire(self, owner: Owner, ino: int, op: Lock) -> None:
+        await whole(self._session)
         if not op.wait:
             await self._refuse_if_held(owner, op)
         request = self._send(owner, ino, op)
@@ -188,11 +195,14 @@ class Locks(Files):
             if verdict.value:
                 self._lock_counts["waited"] += 1
                 await self._wait_for(ino, committed.seq, verdict.value - 1)
+            await self._still_in_office()
         except PosixError:
             raise
         except BaseException:  # cancelled, or the bucket is silent: it must not be granted to nobody
             self._lock_counts["cancelled"] += 1
-            self._begin(owner, ino, partial(self._undo, request))
+            undone = self._begin(owner, ino, partial(self._undo, request))
+            with trio.move_on_after(_UNDO_S, shield=True):  # who is told EINTR shall not hold it a moment later
+                await undone.answered.wait()
             raise
         self._lock_counts["granted"] += 1
 
@@ -230,6 +240,7 @@ class Locks(Files):
     async def _busy(self, owner: Owner, ino: int) -> None:
         """Raises EAGAIN. A flock that could not be converted is lost (flock(2))."""
         self._lock_counts["busy"] += 1
+        await whole(self._session)
         if owner.flock and self._held(ino, owner):
             await self._give_back(owner, ino, 0, INTEGER_MAX)
         raise PosixError(errno.EAGAIN)
@@ -240,12 +251,17 @@ class Locks(Files):
             await waiter.over.wait()
         finally:
             self._keeper.left(waiter)
-        refusal = self._session.refusal()
-        if refusal is not None:
-            raise refusal
+        await self._still_in_office()
         with self._session.view() as txn:
             if Rows(txn).inode(ino) is None:
                 raise PosixError(errno.ESTALE)
+
+    async def _still_in_office(self) -> None:
+        """Whoever was away since it asked may have been evicted, and the lock be another's by now."""
+        await self._session.fresh(LIVELY_S)
+        refusal = self._session.refusal()
+        if refusal is not None:
+            raise refusal
 
     # -- giving back ----------------------------------------------------------------------------------------------
 

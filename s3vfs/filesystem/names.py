@@ -12,8 +12,9 @@ from s3vfs.errors import PosixError
 from s3vfs.filesystem.contracts import Caller, Found
 from s3vfs.filesystem.core import Core, NeedsInodeNumber, is_directory
 from s3vfs.namespace.limits import NAME_MAX_BYTES
+from s3vfs.namespace.names import DIRECTORY
 from s3vfs.namespace.ops import RENAME_EXCHANGE, RENAME_NOREPLACE, AnyOp, Create, Link, Rename, Rmdir, Unlink
-from s3vfs.namespace.rows import ROOT_INO, Dentry, Rows
+from s3vfs.namespace.rows import ROOT_INO, Dentry, Inode, Rows
 
 
 class Names(Core):
@@ -96,10 +97,17 @@ class Names(Core):
     async def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
         time_ns = self._now_ns()
 
+        removed: tuple[int, Inode] | None = None
+
         def evaluate(rows: Rows) -> AnyOp:
-            return Rmdir(parent, name, self._dentry(rows, parent, name).ino, caller.uid, time_ns)
+            nonlocal removed
+            ino = self._dentry(rows, parent, name).ino
+            removed = ino, self._inode(rows, ino)
+            return Rmdir(parent, name, ino, caller.uid, time_ns)
 
         await self._commit(evaluate)
+        if removed is not None:
+            self._removed.removed(*removed, time_ns)
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller
@@ -108,17 +116,22 @@ class Names(Core):
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise PosixError(errno.EINVAL)
         moved = 0
+        removed: tuple[int, Inode] | None = None
         time_ns = self._now_ns()
 
         def evaluate(rows: Rows) -> AnyOp:
-            nonlocal moved
+            nonlocal moved, removed
             moved = self._dentry(rows, parent, name).ino
             target = rows.dentry(new_parent, new_name)
             replaced = 0 if target is None else target.ino
+            directory = target is not None and target.kind == DIRECTORY and flags != RENAME_EXCHANGE
+            removed = (replaced, self._inode(rows, replaced)) if directory else None
             hold = self._orphans.is_open(replaced)
             return Rename(parent, name, moved, new_parent, new_name, replaced, flags, caller.uid, hold, time_ns)
 
         await self._commit(evaluate)
+        if removed is not None and removed[0] != moved:
+            self._removed.removed(*removed, time_ns)
         return moved
 
     def holds(self, parent: int, name: bytes, ino: int) -> bool:

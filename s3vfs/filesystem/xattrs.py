@@ -10,16 +10,16 @@ from __future__ import annotations
 import errno
 
 from s3vfs.errors import PosixError
+from s3vfs.filesystem.attributes import Attributes
 from s3vfs.filesystem.contracts import Caller
-from s3vfs.filesystem.core import Core
 from s3vfs.namespace import acl
 from s3vfs.namespace.ops import XATTR_DROP_SETGID, AnyOp, Removexattr, Setxattr
-from s3vfs.namespace.rows import Inode, Rows
+from s3vfs.namespace.rows import Rows
 
 _SUPPORTED = (b"user.", b"trusted.", b"security.")
 
 
-class ExtendedAttributes(Core):
+class ExtendedAttributes(Attributes):
     """getxattr, setxattr, listxattr, removexattr."""
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
@@ -44,7 +44,7 @@ class ExtendedAttributes(Core):
 
         def evaluate(rows: Rows) -> AnyOp:
             inode = self._inode(rows, ino)
-            drop = name == acl.ACCESS and not self._may_keep_setgid(inode, caller)
+            drop = name == acl.ACCESS and not self._is_in_group(inode, caller)
             return Setxattr(ino, name, value, flags | (XATTR_DROP_SETGID if drop else 0), time_ns)
 
         await self._commit(evaluate)
@@ -72,11 +72,9 @@ class ExtendedAttributes(Core):
             if error.errno != errno.ENODATA or name not in acl.NAMES:
                 raise
 
-    def _may_keep_setgid(self, inode: Inode, caller: Caller) -> bool:
-        """Root, and who is in the file's group (the kernel leaves this to the file system)."""
-        return caller.uid == 0 or inode.gid == caller.gid or inode.gid in self._groups_of(caller.pid)
-
 
 def _require_supported(name: bytes) -> None:
+    if name in _SUPPORTED:
+        raise PosixError(errno.EINVAL)  # a name space is no name
     if not name.startswith(_SUPPORTED) and name not in acl.NAMES:
         raise PosixError(errno.EOPNOTSUPP)

@@ -144,7 +144,10 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode == 0:
             return
-        code = errno.EBUSY if "busy" in done.stderr.lower() else errno.EPERM
+        said = " ".join(done.stderr.split())
+        if "busy" not in said.lower():
+            raise MountError(f"cannot unmount {mountpoint}: {said}")
+        code = errno.EBUSY
     if code == errno.EBUSY:
         raise MountError(
             f"{mountpoint} is in use", hint=f"close the programs that use it (fuser -vm {mountpoint} lists them)"

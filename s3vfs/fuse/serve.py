@@ -9,16 +9,17 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import trio
 
 from s3vfs.errors import MountError
 from s3vfs.filesystem import Filesystem
-from s3vfs.fuse.extra_operations import ExtraCalls, ExtraOperations
+from s3vfs.fuse.extra_operations import ExtraOperations
+from s3vfs.fuse.handlers import BUILD_HINT, NoHandlers, native_handlers
 from s3vfs.fuse.invalidation import Invalidator
 from s3vfs.fuse.kernel import KernelCache
-from s3vfs.fuse.libfuse import interpose, missing, pyfuse3
+from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.fuse.mountinfo import mount_at, read_mounts
 from s3vfs.fuse.operations import Operations
 from s3vfs.fuse.options import MountOptions
@@ -71,6 +72,7 @@ async def serve(
     invalidator = Invalidator(_KernelNotifier(), filesystem.entry_of)
     lifetime_s = max(options.entry_timeout_s, options.attribute_timeout_s)
     kernel = KernelCache(filesystem, invalidator, trio.current_time, lifetime_s)
+    filesystem.expected = kernel.expects
     session.listen(kernel.hear, reloaded=kernel.hear_reload)
     operations = Operations(
         filesystem,
@@ -80,9 +82,8 @@ async def serve(
         attribute_timeout_s=options.attribute_timeout_s,
         now_s=trio.current_time,
     )
-    extra = ExtraOperations(cast(ExtraCalls, filesystem), kernel, operations.errnos)
-    # Until Filesystem has all of these calls, everything stays with pyfuse3 (and locks with the kernel).
-    _make_session(operations, extra if hasattr(filesystem, "lock") else None, mountpoint, options)
+    extra = ExtraOperations(filesystem, kernel, operations.errnos)
+    _make_session(operations, extra, mountpoint, options)
     try:
         invalidator.start()
         await _run(filesystem, extra, mountpoint, options, ready, invalidator)
@@ -92,30 +93,17 @@ async def serve(
             filesystem.forget_handles()
 
 
-def _make_session(
-    operations: Operations, extra: ExtraOperations | None, mountpoint: str, options: MountOptions
-) -> None:
-    """Mount, with the extension's handlers beside pyfuse3's. Without them the kernel would grant locks by itself, so
-    then nothing stays mounted."""
-    if interpose is None:
-        raise MountError(
-            f"cannot mount on {mountpoint}: the native extension is missing ({missing})",
-            hint="install gcc and libfuse3-dev, then install s3vfs again",
-        )
-    before = interpose.sessions()
-    interpose.install(None if extra is None else extra.begin)
+def _make_session(operations: Operations, extra: ExtraOperations, mountpoint: str, options: MountOptions) -> None:
+    """Mount, with the extension's handlers beside pyfuse3's, or with handlers that refuse locks. With neither the
+    kernel would grant locks by itself, so then nothing stays mounted."""
     try:
-        pyfuse3.init(operations, mountpoint, options.as_fuse_options())
+        with native_handlers(extra.begin):
+            pyfuse3.init(operations, mountpoint, options.as_fuse_options())
     except RuntimeError as error:
         raise MountError(f"cannot mount on {mountpoint}: {error}", hint="the lines above say why") from None
-    finally:
-        interpose.install(None)
-    if extra is not None and interpose.sessions() == before:
+    except NoHandlers as error:
         pyfuse3.close(unmount=True)
-        raise MountError(
-            f"cannot mount on {mountpoint}: pyfuse3 does not use the native extension",
-            hint="install both again, for the same libfuse",
-        )
+        raise MountError(f"cannot mount on {mountpoint}: {error}", hint=BUILD_HINT) from None
 
 
 async def _run(

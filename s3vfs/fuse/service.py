@@ -15,6 +15,7 @@ from s3vfs.data.contents import Contents
 from s3vfs.data.protocol import MIB, Limits, Sizes
 from s3vfs.errors import S3vfsError, Unpublished
 from s3vfs.filesystem import Filesystem
+from s3vfs.fuse.handlers import refusing_locks
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.serve import serve
 from s3vfs.fuse.settings import MountSettings
@@ -190,7 +191,7 @@ class Service:
                 "path": str(self._cache.folder),
                 "limit_bytes": self._settings.cache_size_bytes,
             },
-            "locks": self._filesystem.lock_status(),
+            "locks": {**self._filesystem.lock_status(), "refused": refusing_locks()},
             "session": session,
             "contents": contents,
         }

@@ -38,15 +38,15 @@ CAPABILITY = b"security.capability"
 _PERMISSIONS = 0o7777
 _OWNER = SetattrMask.UID | SetattrMask.GID
 _TIMES = SetattrMask.ATIME | SetattrMask.MTIME
-_ALL = SetattrMask.MODE | _OWNER | SetattrMask.SIZE | _TIMES | SetattrMask.PRIVILEGES
+_ALL = SetattrMask.MODE | _OWNER | SetattrMask.SIZE | _TIMES | SetattrMask.PRIVILEGES | SetattrMask.SETGID
 _ENDS_CAPABILITIES = _OWNER | SetattrMask.SIZE | SetattrMask.PRIVILEGES
 
 
 def setattr(rows: MutableRows, op: Setattr, context: Context) -> Verdict:
     """ENOENT for a missing inode; EISDIR, EINVAL for a size of what is no file. Of `mode` only the permission bits are
     taken. A new owner without a new mode clears setuid, and setgid where the group may execute, except on directories;
-    PRIVILEGES does, too. New owners and sizes end file capabilities. A new size without a new mtime sets mtime to the
-    op's time (truncate(2))."""
+    PRIVILEGES does, too, and SETGID clears setgid whatever the group may. New owners and sizes end file capabilities. A
+    new size without a new mtime sets mtime to the op's time (truncate(2))."""
     mask = op.mask
     if mask & ~_ALL or (mask & SetattrMask.UID and op.uid > ID_MAX) or (mask & SetattrMask.GID and op.gid > ID_MAX):
         return Verdict(errno.EINVAL)
@@ -162,8 +162,14 @@ def _set_acl(rows: MutableRows, op: Setxattr, inode: Inode) -> Verdict:
 
 def _new_mode(mode: int, op: Setattr) -> int:
     if op.mask & SetattrMask.MODE:
-        return stat.S_IFMT(mode) | op.mode & _PERMISSIONS
-    return without_privileges(mode) if op.mask & (_OWNER | SetattrMask.PRIVILEGES) else mode
+        mode = stat.S_IFMT(mode) | op.mode & _PERMISSIONS
+    elif op.mask & _OWNER:
+        mode = without_privileges(mode)
+    if op.mask & SetattrMask.PRIVILEGES:
+        mode = without_privileges(mode)
+    if op.mask & SetattrMask.SETGID and not stat.S_ISDIR(mode):
+        mode &= ~stat.S_ISGID
+    return mode
 
 
 def _truncate(rows: MutableRows, ino: int, inode: Inode, size: int, seq: int) -> Inode:

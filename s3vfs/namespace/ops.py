@@ -26,7 +26,9 @@ class SetattrMask:
     SIZE = 8
     ATIME = 16
     MTIME = 32
-    PRIVILEGES = 64  # setuid, setgid and file capabilities go, as when somebody writes
+    # As when somebody writes: setuid, setgid where the group may execute, and file capabilities go.
+    PRIVILEGES = 64
+    SETGID = 128  # setgid goes in any case: the author is not in the file's group
 
 
 RENAME_NOREPLACE = 1  # numbers of renameat2(2)

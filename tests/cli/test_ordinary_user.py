@@ -124,7 +124,9 @@ def test_a_user_mounts_works_and_unmounts_without_root(users: Users) -> None:
         refused = users.run("ls", mountpoint, uid=uid)
         assert "Permission denied" in refused.stderr, "without --allow-other it is this user's alone, not even root's"
     assert '"pending"' in users.ok("status", "--json", mountpoint)
-    assert users.s3vfs("umount", mountpoint, uid=OTHER).returncode != 0
+    refused = users.s3vfs("umount", mountpoint, uid=OTHER)
+    assert refused.returncode != 0
+    assert refused.stderr.count("\n") == 1, refused.stderr
     assert users.run("cat", mountpoint / "d/file").stdout == "kept\n"
     assert (users.home / ".cache/s3vfs").is_dir(), "the cache is the user's"
 
@@ -164,3 +166,8 @@ def test_what_a_user_may_not_do_is_said_in_one_line(users: Users) -> None:
     refused = users.s3vfs("mount", url, mountpoint, uid=OTHER)
     assert refused.returncode == 4
     assert refused.stderr.count("\n") == 1, refused.stderr
+    users.ok("mount", url, mountpoint)
+    busy = users.run("sh", "-c", f"cd {mountpoint} && {sys.executable} -m s3vfs umount {mountpoint}")
+    assert busy.returncode == 8
+    assert "is in use" in busy.stderr
+    users.ok("umount", mountpoint)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from csi.controller import TOPOLOGY_KEY
 from csi.proto.csi_pb2 import Volume
+from csi.topology import TOPOLOGY_KEY
 from tests.csi.client import GIB, Driver, Mode, capability
 from tests.csi.conftest import StartDriver
 from tests.mounted import eventually

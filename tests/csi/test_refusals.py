@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from csi.controller import TOPOLOGY_KEY
 from csi.proto.csi_pb2 import (
     ControllerServiceCapability,
     NodeServiceCapability,
@@ -17,6 +16,7 @@ from csi.proto.csi_pb2 import (
 )
 from csi.refusals import Code, Refusal
 from csi.server import InFlight, socket_of
+from csi.topology import TOPOLOGY_KEY
 from csi.volume_id import Location, SharedId
 from tests.csi.client import GIB, Driver, Mode, capability
 

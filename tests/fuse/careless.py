@@ -48,8 +48,7 @@ class Careless(ExtraOperations):
                 cycle: list[Any] = [request]
                 cycle.append(cycle)
                 request.when_interrupted(cycle.clear)
-                del request, cycle
-                gc.collect()
+                trio.lowlevel.current_trio_token().run_sync_soon(gc.collect)
             case "user.twice":
                 request.reply_error(errno.ENOTUNIQ)
                 _again(name, request)

@@ -94,6 +94,7 @@ class Double:
         return Statistics(4096, 1000, 1000, 1000, 1000, 255)
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
+        self.note("getxattr", ino=ino, name=name.decode())
         raise PosixError(errno.ENODATA)
 
     async def open(

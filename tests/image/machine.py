@@ -75,6 +75,7 @@ class Distribution:
         kept.parent.mkdir(parents=True, exist_ok=True)
         fresh = kept.with_suffix(f".{os.getpid()}")
         with tempfile.TemporaryDirectory(prefix="s3vfs-machine-", dir=roomy_folder()) as tree:
+            os.chmod(tree, 0o755)  # it becomes the root directory
             command = ["debootstrap", "--variant=minbase", f"--components={self.components}"]
             if not self.mirror:
                 run([*command, self.codename, tree, mirror_of_apt()[0]])
@@ -102,6 +103,8 @@ class FreshMachine(Container):
         root.mkdir()
         run(["tar", "-C", str(root), "-xpf", str(kept)])
         shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+        if not os.path.lexists(root / "etc/mtab"):  # as every boot makes it; fusermount3 reads it
+            os.symlink("../proc/self/mounts", root / "etc/mtab")
         for source, target in settings_of_this_machine(self._folder).items():
             place = root / target.lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def volume() -> TestVolume:
     ("op", "expected"),
     [
         (setattr_op(99, MODE), errno.ENOENT),
-        (setattr_op(16, 128), errno.EINVAL),
+        (setattr_op(16, 256), errno.EINVAL),
         (setattr_op(16, UID, uid=2**32), errno.EINVAL),
         (setattr_op(16, GID, gid=2**32), errno.EINVAL),
         (setattr_op(17, SIZE), errno.EISDIR),

@@ -23,11 +23,11 @@ def chmod_of_every_kind(site: Site) -> None:
 def chmod_through_a_symlink(site: Site) -> None:
     site.file("target", 0o600)
     os.symlink("target", "link")
-    site.moved(("target", "link"), os.chmod, "link", 0o640)
+    site.moved("target", os.chmod, "link", 0o640)
     site.look("target", "link")
 
 
-@short_case
+@case
 def only_owners_change_modes(site: Site) -> None:
     for kind in KINDS:
         site.make(kind, kind, ALICE)
@@ -62,7 +62,7 @@ def sticky_bit_of_files(site: Site) -> None:
     site.look("file")
 
 
-@short_case
+@case
 def chown_of_every_kind(site: Site) -> None:
     for kind in ALL_KINDS:
         site.make(kind, kind)
@@ -77,13 +77,13 @@ def chown_of_every_kind(site: Site) -> None:
 def chown_follows_or_not(site: Site) -> None:
     site.file("target")
     os.symlink("target", "link")
-    site.moved(("target", "link"), os.chown, "link", 11, 12)
+    site.moved("target", os.chown, "link", 11, 12)
     site.look("target", "link")
     site.moved(("target", "link"), os.lchown, "link", 13, 14)
     site.look("target", "link")
 
 
-@short_case
+@case
 def owners_give_files_to_their_groups_only(site: Site) -> None:
     for kind in ALL_KINDS:
         site.make(kind, kind, User("carol", CAROL.uid, CAROL.gid))
@@ -96,11 +96,11 @@ def owners_give_files_to_their_groups_only(site: Site) -> None:
         site.look(kind)
 
 
-@short_case
+@case
 def chown_clears_setuid_and_setgid(site: Site) -> None:
     for who in (ROOT, CAROL):
         for kind in ("file", "dir"):
-            for mode in (0o6755, 0o6711, 0o2745, 0o2765, 0o4644, 0o6777, 0o7777):
+            for mode in (0o6755, 0o2745, 0o7777):
                 path = f"{who.name}-{kind}-{mode:o}"
                 site.make(kind, path, User("carol", CAROL.uid, CAROL.gid))
                 for uid, gid in ((-1, TEAM), (CAROL.uid, -1), (-1, -1)):
@@ -119,7 +119,7 @@ def chown_to_oneself_moves_ctime(site: Site) -> None:
             site.moved(kind, os.lchown, kind, ALICE.uid, ALICE.gid)
 
 
-@short_case
+@case
 def writing_clears_setuid_and_setgid(site: Site) -> None:
     def write(path: str) -> int:
         descriptor = os.open(path, os.O_WRONLY)
@@ -150,7 +150,7 @@ def writing_clears_setuid_and_setgid(site: Site) -> None:
 
     for call in (write, overwrite, shorten, cut, nothing):
         for who in (ROOT, ALICE, BOB):
-            for mode in (0o6777, 0o6767, 0o4777, 0o2777, 0o2767):
+            for mode in (0o6777, 0o6767):
                 path = site.file(f"{call.__name__}-{who.name}-{mode:o}", owner=ALICE, data=b"data")
                 os.chmod(path, mode)
                 with site.user(who):

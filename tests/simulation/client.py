@@ -78,6 +78,7 @@ class Client:
         self.replica = MemoryReplica(VOLUME)
         self.boot = 0
         self.lost = self.disk_replaced = False  # since it last served
+        self.options = OPTIONS
         self.lives: list[Life] = []
         self.life: Life | None = None
         self.refusals: list[VolumeError] = []
@@ -137,7 +138,7 @@ class Client:
         done = False
         try:
             with self._scope, SessionDirectory(self._cache, VOLUME, "mnt") as directory:
-                async with open_session(environment, store, journal, self.replica, directory, OPTIONS) as session:
+                async with open_session(environment, store, journal, self.replica, directory, self.options) as session:
                     life = Life(name, session)
                     self._observe(life)
                     self.world.say(name, f"serves as {session.sid:x}.{session.incarnation}, resumed={session.resumed}")

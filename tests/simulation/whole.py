@@ -20,6 +20,7 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,21 +30,26 @@ from trio.testing import MockClock
 
 from s3vfs.data.cache import Cache
 from s3vfs.data.contents import Contents
+from s3vfs.data.delivery import Delivery
 from s3vfs.data.protocol import Limits, Sizes, data_key
+from s3vfs.data.publish import Publisher
+from s3vfs.data.rangelog import RangeLog
+from s3vfs.data.upkeep import Upkeep
 from s3vfs.data.upload import Uploaded, Uploader, sector_checksums
 from s3vfs.errors import SessionFenced, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.journal.record import Record
-from s3vfs.namespace.ops import DeclareObject, decode_op
+from s3vfs.namespace.ops import DeclareObject, Write, decode_op
 from s3vfs.namespace.rows import SECTOR_BYTES
+from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.spill import Spill
 from s3vfs.session.unwrapping import single_error
 from tests.acceptance.fsck import check_object, check_rows
-from tests.simulation.client import Client, Disk, Life
+from tests.simulation.client import Client, Life
 from tests.simulation.history import History, _first_violation, make_deterministic
 from tests.simulation.losses import Losses
 from tests.simulation.mutants import Mutant
-from tests.simulation.oracle import replay
+from tests.simulation.oracle import Witness, replay
 from tests.simulation.weather import CALM, OUTAGE
 from tests.simulation.whole_workload import Auditor, Figures, Holder, Owner, OwnFile, Sharer
 from tests.simulation.world import PREFIX, Violation, World
@@ -115,10 +121,10 @@ class WholeHistory(History):
         self.figures = Figures()
         self._root = root
         self._files: dict[str, list[OwnFile]] = {client.name: [] for client in self._clients}
-        self._own_copies: dict[str, list[Disk]] = {}
         self._losses = {client.name: Losses() for client in self._clients}
         for client in self._clients:
             self._with_late_puts(client)
+            client.options = replace(client.options, io_timeout_s=8)  # commits are in doubt now and then
 
     @staticmethod
     def _with_late_puts(client: Client) -> None:
@@ -211,12 +217,11 @@ class WholeHistory(History):
             self._freeze,
             self._maintain,
             self._evict_frozen,
-            self._copy_disk,
             self._lose,
         )
         while self._running:
             await trio.sleep(generator.uniform(0.1, 2.0))
-            (event,) = generator.choices(events, (6, 4, 2, 2, 2, 2, 2))
+            (event,) = generator.choices(events, (6, 4, 2, 2, 2, 2))
             await event(generator.choice(self._clients))
         for client in self._clients:
             client.way.freezer.thaw()
@@ -230,12 +235,18 @@ class WholeHistory(History):
             await super()._change_weather(client)
 
     async def _kill(self, client: Client) -> None:
+        if self._world.generator.random() < 0.5:
+            await self._record_in_flight(client)
         if client.life is not None:
             self.figures.count["kills"] += 1
             client.kill()
 
-    async def _copy_disk(self, client: Client) -> None:
-        self._own_copies.setdefault(client.name, []).append(client.look_at_disk())
+    async def _record_in_flight(self, client: Client) -> None:
+        """Wait for a record of which nobody will hear what became of it, if the client dies now."""
+        for _ in range(40):
+            if client.life is None or client.life.session.base.expected is not None:
+                return
+            await trio.sleep(0.05)
 
     async def _lose(self, client: Client) -> None:
         """A kill after which the machine is restarted, or has an older disk, or a copy of another's."""
@@ -245,14 +256,15 @@ class WholeHistory(History):
         kind = generator.choice(("reboot", "roll back", "roll back", "clone"))
         if kind == "reboot":
             self._after_death[client.name] = Client.reboot
-        elif kind == "roll back" and self._own_copies.get(client.name):
-            copy = generator.choice(self._own_copies[client.name])
+        elif kind == "roll back":
+            copy, life = client.look_at_disk(), client.life
+            await trio.sleep(generator.uniform(0.5, 6))
+            if client.life is not life:
+                return
             self._after_death[client.name] = lambda dead: dead.put_disk(copy)
         elif kind == "clone":
             copy = generator.choice(self._clients).look_at_disk()
             self._after_death[client.name] = lambda dead: dead.put_disk(copy)
-        else:
-            return
         self.figures.count[kind] += 1
         self._world.say("fate", f"kills {client.name}, then: {kind}")
         client.kill()
@@ -280,6 +292,20 @@ def check_bucket(world: WholeWorld) -> None:
         found += check_object(store, object_id, row.size, row.checksums)
     for problem in found:
         raise Violation(f"fsck: {problem}")
+    check_nothing_published_twice(witness)
+
+
+def check_nothing_published_twice(witness: Witness) -> None:
+    """A change is in the journal once, whatever was killed and whichever answer was lost: what others write in between
+    is never overwritten by it. The author's times tell one change from another."""
+    seen: dict[tuple[int, int, int, int], int] = {}
+    for done in witness.done():
+        if isinstance(done.op, Write) and not done.verdict.errno:
+            for extent in done.op.extents:
+                change = (done.op.ino, extent.offset, extent.length, done.op.time_ns)
+                first = seen.setdefault(change, done.seq)
+                if first != done.seq:
+                    raise Violation(f"records {first} and {done.seq} publish the same bytes of file {done.op.ino}")
 
 
 # -- mutants ----------------------------------------------------------------------------------------------------------
@@ -325,14 +351,44 @@ def _fsync_lies() -> Sequence[tuple[Any, str, Any]]:
     return [(Contents, "publish", publish)]
 
 
+def _sent_is_not_noted() -> Sequence[tuple[Any, str, Any]]:
+    return [(RangeLog, "sent", lambda self, incarnation, number, share: None)]
+
+
+def _doubt_is_failure() -> Sequence[tuple[Any, str, Any]]:
+    return [(Delivery, "on_its_way", False), (Publisher, "_unheard", lambda self, ino, delivery: False)]
+
+
+def _spill_nothing() -> Sequence[tuple[Any, str, Any]]:
+    async def keep(self: Upkeep, working: Any, reason: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    return [(Upkeep, "_keep", keep)]
+
+
+def _older_copies_are_taken_up() -> Sequence[tuple[Any, str, Any]]:
+    return [(SessionDirectory, "_read_sent", lambda self, sid, incarnation: 2**62)]
+
+
+def _fenced_mounts_go_on() -> Sequence[tuple[Any, str, Any]]:
+    return [(Upkeep, "check", lambda self: None)]
+
+
 WHOLE_MUTANTS = {
     "r9-commit-before-put": Mutant("R9", "a record is on its way before its objects are there", _commit_before_put),
     "writes-forgotten": Mutant("6", "acknowledged writes are lost with the process", _acknowledged_in_memory),
+    "sent-is-not-noted": Mutant("R2", "a killed client publishes again what it had sent", _sent_is_not_noted),
+    "doubt-is-failure": Mutant("R2", "what was not answered in time is published again", _doubt_is_failure),
+    "spill-nothing": Mutant("R13", "unpublished bytes of an ended session are dropped", _spill_nothing),
+    "older-copies": Mutant("R13", "an older copy of a disk is taken up", _older_copies_are_taken_up),
+    "fenced-goes-on": Mutant("section 8", "handles work on after an eviction", _fenced_mounts_go_on),
     "fsync-lies": Mutant("6", "fsync answers before others can read the bytes", _fsync_lies),
 }
 
 
-def run_whole(seed: int, *, keep_trace: bool = False) -> tuple[Figures, list[str]]:
+def run_whole(
+    seed: int, *, keep_trace: bool = False, kind: type[WholeHistory] = WholeHistory
+) -> tuple[Figures, list[str]]:
     """One history: its figures and its trace. Raises Violation, with the trace as `error.trace`."""
     shared_memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="s3vfs-whole-", dir=shared_memory if shared_memory.is_dir() else None))
@@ -342,7 +398,7 @@ def run_whole(seed: int, *, keep_trace: bool = False) -> tuple[Figures, list[str
         history: list[WholeHistory] = []
 
         async def main() -> None:
-            history.append(WholeHistory(world, root))
+            history.append(kind(world, root))
             report = await history[0].run()
             history[0].figures.count.update(lives=report.lives, resumed=report.resumed, records=report.records)
             history[0].figures.count.update(reloads=report.reloads, fenced=report.evicted)

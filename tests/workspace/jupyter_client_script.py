@@ -63,7 +63,7 @@ def execute(code):
 def terminal():
     name = rest("POST", "terminals")["name"]
     channel = connect(f"terminals/websocket/{name}")
-    channel.send(json.dumps(["stdin", 'echo "<<$HOME $HF_HOME $FROM_BASHRC>>"\r']))
+    channel.send(json.dumps(["stdin", 'echo "<<$HOME $HF_HOME>>"\r']))
     shown = ""
     # Not the echo of what was typed: that begins with <<$.
     while not (found := re.search(r"<<(/[^>]*)>>", re.sub(r"[\r\n]|\x1b\[[?0-9;]*[a-zA-Z]", "", shown))):
