@@ -30,7 +30,7 @@ def times_of(path: str) -> tuple[int, int]:
     return status.st_atime_ns, status.st_mtime_ns
 
 
-@short_case
+@case
 def flags_of_open_and_every_kind(site: Site) -> None:
     for kind in ("file", "dir", "fifo", "socket", "symlink", "link-to-file", "link-to-dir"):
         if kind.startswith("link-to-"):
@@ -74,7 +74,7 @@ def no_open_file_without_a_name(site: Site) -> None:
     site.note(result)
 
 
-@short_case
+@case
 def truncation_at_open(site: Site) -> None:
     for size in (0, 10):
         path = site.file(f"file{size}", data=b"x" * size)
@@ -207,7 +207,7 @@ def writes_after_times_were_set(site: Site) -> None:
     site.lstat("file")
 
 
-@short_case
+@case
 def times_of_every_size(site: Site) -> None:
     """Before 1970, after 2038, to the nanosecond."""
     for kind in ("file", "dir", "symlink", "fifo"):
@@ -247,7 +247,7 @@ def times_before_1970_are_written_with_data(site: Site) -> None:
         site.contents(path)
 
 
-@short_case
+@case
 def utimensat_now_and_omit(site: Site) -> None:
     now, omit = (0, UTIME_NOW), (0, UTIME_OMIT)
     for kind in ("file", "dir"):
@@ -274,7 +274,7 @@ def utimensat_now_and_omit(site: Site) -> None:
     site.note(times_of("dangling"))
 
 
-@short_case
+@case
 def reading_leaves_all_times(site: Site) -> None:
     """Always noatime: here the local directory may differ, so only mtime and ctime are compared."""
     site.file("file", data=b"data")
@@ -339,7 +339,7 @@ def a_removed_directory_is_dead(site: Site) -> None:
     site.look("dead")
 
 
-@short_case
+@case
 def directories_while_they_change(site: Site) -> None:
     site.dir("d")
     for index in range(120):

@@ -124,7 +124,7 @@ class WholeHistory(History):
         self._losses = {client.name: Losses() for client in self._clients}
         for client in self._clients:
             self._with_late_puts(client)
-            client.options = replace(client.options, io_timeout_s=5)  # commits are in doubt now and then
+            client.options = replace(client.options, io_timeout_s=8)  # commits are in doubt now and then
 
     @staticmethod
     def _with_late_puts(client: Client) -> None:
