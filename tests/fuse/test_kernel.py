@@ -95,6 +95,14 @@ def test_only_what_was_given_is_invalidated() -> None:
     assert world.told == [FILE]
 
 
+def test_acls_are_invalidated_however_long_ago_the_kernel_was_given_them() -> None:
+    """They hold there for as long as the inode."""
+    world = World()
+    kernel = world.kernel()
+    kernel.hear(Changes(inodes={FILE, OTHER}, acls={FILE}), own=False)
+    assert world.told == [FILE]
+
+
 def test_new_names_need_no_invalidation() -> None:
     world = World()
     kernel = world.kernel()

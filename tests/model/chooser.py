@@ -31,13 +31,25 @@ _DIRECTORY_MODES = (0o777, 0o777, 0o777, 0o755, 0o1777, 0o2777, 0o3777, 0o700, 0
 _OFFSETS = (0, 0, 1, 511, 4095, 4096, 4097, 65_536, 262_143, 262_144, 262_145, 1 << 20)
 _FAR = (1 << 41) + 5
 _LENGTHS = (0, 1, 100, 4096, 5000, 70_000, 300_000)
-_KEYS = ("user.p", "user.p", "user.q", "trusted.t", "security.s", "user." + "k" * 250, "user." + "k" * 251, "other.x", "user.")
+_KEYS = (
+    "user.p",
+    "user.p",
+    "user.q",
+    "trusted.t",
+    "security.s",
+    "user." + "k" * 250,
+    "user." + "k" * 251,
+    "other.x",
+    "user.",
+)
 _ACCESS = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR)
 _MAKING = (0, 0, os.O_CREAT, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_CREAT | os.O_TRUNC)
 _MORE = (
     *(0, 0, 0, 0, os.O_APPEND, os.O_APPEND, os.O_SYNC, os.O_DSYNC, os.O_NOFOLLOW, os.O_DIRECTORY, os.O_NOATIME),
     *(os.O_NONBLOCK, os.O_DIRECT),
 )
+
+_CHANGING_BYTES = frozenset(("pwrite", "write", "ftruncate", "map_write", "copy_range", "fallocate"))
 
 Choice = tuple[object, ...]  # the name of a call, then its arguments
 
@@ -105,7 +117,14 @@ class Chooser:
     def choose(self) -> tuple[Choice, int]:
         """A call with its arguments, and who makes it."""
         (kind,) = self._random.choices(self._kinds, self._weights)
-        return kind(), self._random.choice((0, 0, 0, 0, *range(1, len(USERS))))
+        choice = kind()
+        user = self._random.choice((0, 0, 0, 0, *range(1, len(USERS))))
+        if choice[0] in _CHANGING_BYTES:
+            # Whether setuid bits go is decided for who opened the file, not for whom it was handed to.
+            slot = choice[3] if choice[0] == "copy_range" else choice[1]
+            handle = self._world.local.handle(slot)  # type: ignore[arg-type]
+            user = user if handle is None else handle.user
+        return choice, user
 
     # -- arguments ----------------------------------------------------------------------------------------------------
 

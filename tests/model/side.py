@@ -60,6 +60,7 @@ def acting_as(user: int) -> Iterator[None]:
 class Handle:
     fd: int
     flags: int
+    user: int = 0
 
     @property
     def writable(self) -> bool:
@@ -78,9 +79,12 @@ class Side:
         """The call's result, or its errno as text."""
         try:
             with acting_as(user):
-                return getattr(self, name)(*arguments)
+                result = getattr(self, name)(*arguments)
         except OSError as error:
             return failed(error.errno)
+        if name == "open":
+            self.handles[self.mount, arguments[0]].user = user  # type: ignore[index]
+        return result
 
     def path(self, name: str) -> str:
         return f"{self.roots[self.mount]}/{name}"

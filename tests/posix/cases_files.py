@@ -74,7 +74,7 @@ def no_open_file_without_a_name(site: Site) -> None:
     site.note(result)
 
 
-@case
+@short_case
 def truncation_at_open(site: Site) -> None:
     for size in (0, 10):
         path = site.file(f"file{size}", data=b"x" * size)
@@ -105,7 +105,7 @@ def sockets_and_fifos_are_opened_by_the_kernel(site: Site) -> None:
     site.do(os.unlink, "socket")
 
 
-@short_case
+@case
 def truncate_to_every_size(site: Site) -> None:
     site.file("file", data=b"0123456789")
     for size in (9, 5, 20, 0, 4097, -1, 1 << 40, 3):  # to the same size: local file systems differ about the times
@@ -176,7 +176,7 @@ def running_programs_are_not_written(site: Site) -> None:
     site.do(run)
 
 
-@short_case
+@case
 def writes_move_times(site: Site) -> None:
     site.file("file", data=b"0123456789")
     descriptor = site.open("file", os.O_RDWR)

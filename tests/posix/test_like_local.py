@@ -73,7 +73,7 @@ def seaweed_pair(seaweed: ServerPlace, tmp_path_factory: pytest.TempPathFactory)
 # Enough to see that nothing depends on the store; all of it is part of the long run.
 _ON_AN_OBJECT_STORE = (
     "cases_acls-chmod_and_the_mask",
-    "cases_files-writes_move_times",
+    "cases_files-truncation_at_open",
     "cases_names-removal_of_every_kind",
 )
 

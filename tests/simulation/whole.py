@@ -163,7 +163,8 @@ class WholeHistory(History):
             return self._world, life, filesystem, random.Random(f"{self._world.seed}/{life.name}/{name}"), self.figures
 
         owner = Owner(*part("owner"), self._files[client.name], client.name)
-        if life.session.resumed and not client.lost:
+        client.lost |= not life.session.resumed  # until it has been accounted for, by a later life if need be
+        if not client.lost:
             await owner.take_up()
         else:
             trees = await owner.look()

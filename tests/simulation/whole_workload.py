@@ -145,19 +145,23 @@ class Owner(_Program):
             await self._run(steps)
         except SessionFenced:
             for file, handle in self._handles.items():
-                await self._refused(file, self._fs.write(handle, 0, b"x"))
-                if file.durable < len(file.states) - 1:
-                    await self._refused(file, self._fs.fsync(handle))
+                await self._try_refused(file, handle)
             raise
 
-    async def _refused(self, file: OwnFile, call: Awaitable[object]) -> None:
-        """Handles of a session that was ended give EIO, whatever had been written through them."""
+    async def _try_refused(self, file: OwnFile, handle: int) -> None:
+        """Handles of a session that was ended give EIO: to what is written, and to fsync unless all of it had been
+        published before."""
         try:
-            await call
+            await self._fs.write(handle, 0, b"x")
         except SessionFenced as error:
             self._count["handles refused"] += error.errno == errno.EIO
         else:
             raise Violation(f"{self._life.name}: a handle of file {file.ino} works although the session was ended")
+        try:
+            await self._fs.fsync(handle)
+        except SessionFenced:
+            return
+        file.durable = len(file.states) - 1
 
     async def _run(self, steps: int) -> None:
         for _ in range(steps):

@@ -35,7 +35,7 @@ KNOWN = (
 
 @functools.cache
 def interpreter() -> str:
-    """An interpreter that has its own tests: this one, or Debian's (libpython3-testsuite)."""
+    """An interpreter that has its own tests: this one, or Debian's (libpython3.11-testsuite)."""
     question = "import importlib.util, sys; sys.exit(importlib.util.find_spec('test.test_os') is None)"
     for candidate in (sys.executable, "/usr/bin/python3"):
         if (
@@ -43,7 +43,9 @@ def interpreter() -> str:
             and subprocess.run([candidate, "-c", question], capture_output=True).returncode == 0
         ):
             return candidate
-    raise AssertionError("no interpreter here has the package `test`: install libpython3-testsuite")
+    raise AssertionError(
+        "no interpreter here has the package `test`: install libpython3.11-testsuite, or what Debian's python3 is"
+    )
 
 
 def cpython(
