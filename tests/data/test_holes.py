@@ -370,8 +370,8 @@ def test_a_copy_that_is_refused_changes_nothing(tmp_path: Path) -> None:
             await contents.clone(ino, 0, twin, 90, 100)
         assert caught.value.errno == errno.EDQUOT
         assert await mount.whole(twin) == b"b" * 100
-        mount.client.refuse = SessionFenced("gone")
         await contents.write(twin, 0, b"c")
+        mount.client.refuse = SessionFenced("gone")
         with pytest.raises(SessionFenced):
             await contents.clone(ino, 0, twin, 0, 10)
         with pytest.raises(SessionFenced):

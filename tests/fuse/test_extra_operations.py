@@ -383,6 +383,23 @@ def test_copy_file_range_arrives_whole_and_answers_how_much(served: Served) -> N
     assert served.note("copy_range") == {"call": "copy_range", "source": [2, 10], "target": [3, 20], "length": 5000}
 
 
+def test_a_write_appends_while_its_handle_has_o_append(served: Served) -> None:
+    with opened(served.path / "a", os.O_WRONLY) as descriptor:
+        os.pwrite(descriptor, b"one", 7)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        os.write(descriptor, b"t\0o")
+        assert served.note("append") == {"call": "append", "ino": 2, "data": b"t\0o".hex()}
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+        os.pwrite(descriptor, b"three", 9)
+    assert [(note["offset"], bytes.fromhex(note["data"])) for note in served.notes("write")] == [
+        (7, b"one"),
+        (9, b"three"),
+    ]
+    with opened(served.path / "b", os.O_WRONLY | os.O_APPEND) as descriptor:
+        os.write(descriptor, b"x" * 300_000)
+    assert sum(len(note["data"]) // 2 for note in served.notes("append")[1:]) == 300_000
+
+
 # -- extended attributes ----------------------------------------------------------------------------------------------
 
 
@@ -396,6 +413,14 @@ def test_setxattr_arrives_with_its_flags(served: Served) -> None:
     assert [note["flags"] for note in notes] == [1, 1, 2, 2]
     assert (notes[0]["ino"], notes[0]["name"], bytes.fromhex(notes[0]["value"])) == (2, "user.new", b"\0value")
     assert notes[0]["uid"] == os.getuid()
+
+
+def test_the_kernel_does_not_ask_for_capabilities_before_every_write(served: Served) -> None:
+    with opened(served.path / "a") as descriptor:
+        for offset in range(20):
+            os.pwrite(descriptor, b"x", offset)
+    assert len(served.notes("write")) == 20
+    assert len(served.notes("getxattr")) <= 1
 
 
 # -- whatever the adapter does ----------------------------------------------------------------------------------------

@@ -400,6 +400,20 @@ def test_open_files_do_not_notice_renames_on_the_other_mount(pair: Pair) -> None
 # -- O_APPEND ---------------------------------------------------------------------------------------------------------
 
 
+def test_append_set_later_goes_behind_what_others_appended(pair: Pair) -> None:
+    here, there = pair
+    with opened(here / "f") as one, opened(there / "f") as two:
+        for descriptor in (one, two):
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        for number in range(10):
+            for descriptor, word in ((one, b"one"), (two, b"two")):
+                assert os.write(descriptor, b"%s%d " % (word, number)) == 5
+        want = b"".join(b"one%d two%d " % (number, number) for number in range(10))
+        assert os.pread(two, 1_000, 0) == want
+        assert os.fstat(two).st_size == len(want)
+    assert (here / "f").read_bytes() == (there / "f").read_bytes() == want
+
+
 def test_append_set_later_places_writes_at_the_end(root: Path) -> None:
     with opened(root / "f") as descriptor:
         os.write(descriptor, b"abc")

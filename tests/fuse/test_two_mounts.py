@@ -356,3 +356,17 @@ def test_a_removed_working_directory_is_gone(pair: Pair) -> None:
             os.open("file", os.O_CREAT, dir_fd=descriptor)
     finally:
         os.close(descriptor)
+
+
+def test_a_capability_set_elsewhere_ends_with_the_next_write(pair: Pair) -> None:
+    """The writing kernel remembers that there was none, and does not ask again."""
+    here, there = pair
+    (here / "program").write_bytes(b"old")
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service+ep
+    with open(there / "program", "r+b", buffering=0) as writer:
+        writer.write(b"1")
+        os.setxattr(here / "program", "security.capability", capability)
+        assert os.getxattr(here / "program", "security.capability") == capability
+        writer.write(b"2")
+    for side in (there, here):
+        eventually(lambda path=side / "program": os.listxattr(path) == [])  # type: ignore[misc]

@@ -98,6 +98,10 @@ def test_all_that_was_compiled_can_be_loaded(container: Container) -> None:
     assert int(container.run("python3", "-c", LOAD_ALL_EXTENSIONS).stdout) > 10
 
 
+def test_the_native_extension_is_there_for_mounts(container: Container) -> None:
+    container.run("python3", "-c", "from s3vfs.fuse.libfuse import interpose, missing; assert interpose, missing")
+
+
 def test_botocore_knows_the_services_that_are_needed(container: Container) -> None:
     container.run("python3", "-c", CLIENTS_OF_BOTOCORE)
 

@@ -27,16 +27,28 @@
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <limits.h>
+#include <linux/fuse.h>
 #include <stddef.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #if FUSE_VERSION < FUSE_MAKE_VERSION(3, 8) || FUSE_VERSION >= FUSE_MAKE_VERSION(4, 0)
 #error "this needs libfuse 3.8 or newer, and knows none but 3"
 #endif
 
+#ifndef FUSE_HANDLE_KILLPRIV_V2 /* Linux 5.11; an older kernel ignores the bit */
+#define FUSE_HANDLE_KILLPRIV_V2 (1 << 28)
+#endif
+
 static PyObject *installed;    /* the callable for the next session, or NULL */
 static PyObject *serving;      /* the callable of the session that has our handlers, or NULL */
 static unsigned long sessions; /* how many sessions have had our handlers */
-static void (*given_init)(void *, struct fuse_conn_info *); /* pyfuse3's own */
+
+/* Of the session that has our handlers: */
+static struct fuse_session *ours;                           /* only compared */
+static int init_answered;                                   /* whether INIT has had its reply */
+static void (*given_init)(void *, struct fuse_conn_info *); /* pyfuse3's own handler */
+static void (*given_write_buf)(fuse_req_t, fuse_ino_t, struct fuse_bufvec *, off_t, struct fuse_file_info *);
 
 /* -- requests ------------------------------------------------------------------------------------------------------ */
 
@@ -371,6 +383,26 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_offse
             (u64)length, flags);
 }
 
+/* O_APPEND comes and goes after the open as well (F_SETFL): each request tells. */
+static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *source, off_t offset,
+                         struct fuse_file_info *fi)
+{
+    struct fuse_bufvec target = FUSE_BUFVEC_INIT(fuse_buf_size(source));
+    ssize_t length;
+
+    if (!(fi->flags & O_APPEND)) {
+        given_write_buf(req, ino, source, offset, fi);
+        return;
+    }
+    target.buf[0].mem = malloc(target.buf[0].size);
+    length = target.buf[0].mem ? fuse_buf_copy(&target, source, 0) : -ENOMEM;
+    if (length < 0)
+        fuse_reply_err(req, (int)-length);
+    else
+        pass_on(req, "append", "(Ky#)", (u64)fi->fh, (const char *)target.buf[0].mem, (Py_ssize_t)length);
+    free(target.buf[0].mem);
+}
+
 static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
@@ -414,16 +446,45 @@ static void add_handlers(struct fuse_lowlevel_ops *ops, PyObject *handler)
 {
     Py_XSETREF(serving, Py_NewRef(handler));
     sessions++;
+    given_init = ops->init;
+    ops->init = on_init;
     ops->flock = on_flock;
     ops->getlk = on_getlk;
     ops->setlk = on_setlk;
     ops->fallocate = on_fallocate;
     ops->lseek = on_lseek;
     ops->copy_file_range = on_copy_file_range;
+    given_write_buf = ops->write_buf;
+    if (given_write_buf)
+        ops->write_buf = on_write_buf;
     ops->flush = on_flush;
     ops->release = on_release;
     ops->setxattr = on_setxattr;
     ops->destroy = on_destroy;
+}
+
+/* -- settings of the connection ------------------------------------------------------------------------------------ */
+
+/* FUSE_HANDLE_KILLPRIV_V2: the kernel may remember that a file has no capabilities. Without it, it asks getxattr before
+ * every write. (What writes take away, the file system takes away by itself in either case.) libfuse knows that setting
+ * from 3.17 on only, so the bit is put into its reply to INIT, the first one of all, on the way to the kernel. */
+static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
+{
+    (void)userdata;
+    if (!init_answered) {
+        const struct fuse_out_header *header = iov[0].iov_base;
+
+        init_answered = 1;
+        if (!header->error && count == 2 && iov[1].iov_len >= sizeof(struct fuse_init_out))
+            ((struct fuse_init_out *)iov[1].iov_base)->flags |= FUSE_HANDLE_KILLPRIV_V2;
+    }
+    return writev(fd, iov, count);
+}
+
+static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
+{
+    (void)userdata;
+    return read(fd, buffer, size);
 }
 
 /* -- what pyfuse3 calls -------------------------------------------------------------------------------------------- */
@@ -440,28 +501,43 @@ static void add_handlers(struct fuse_lowlevel_ops *ops, PyObject *handler)
 #endif
 #define TEXT_OF(name) #name
 #define NAME_OF(name) TEXT_OF(name)
+#define VISIBLE __attribute__((visibility("default")))
 
 typedef struct fuse_session *session_new_function(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t,
                                                   VERSION_PARAMETER void *);
+typedef int session_mount_function(struct fuse_session *, const char *);
 
-__attribute__((visibility("default"))) struct fuse_session *SESSION_NEW(struct fuse_args *args,
-                                                                        const struct fuse_lowlevel_ops *given,
-                                                                        size_t size, VERSION_PARAMETER void *userdata)
+VISIBLE struct fuse_session *SESSION_NEW(struct fuse_args *args, const struct fuse_lowlevel_ops *given, size_t size,
+                                         VERSION_PARAMETER void *userdata)
 {
     session_new_function *real = (session_new_function *)dlsym(RTLD_NEXT, NAME_OF(SESSION_NEW));
     struct fuse_lowlevel_ops ops = {0};
     PyGILState_STATE state;
+    int wanted;
 
     if (!real)
         return NULL; /* pyfuse3 reports that there is no session */
     memcpy(&ops, given, size < sizeof ops ? size : sizeof ops);
     state = PyGILState_Ensure();
-    given_init = ops.init;
-    ops.init = on_init;
-    if (installed)
+    wanted = installed != NULL;
+    if (wanted)
         add_handlers(&ops, installed);
     PyGILState_Release(state);
-    return real(args, &ops, sizeof ops, VERSION_ARGUMENT userdata);
+    if (!wanted)
+        return real(args, given, size, VERSION_ARGUMENT userdata);
+    init_answered = 0;
+    return ours = real(args, &ops, sizeof ops, VERSION_ARGUMENT userdata);
+}
+
+VISIBLE int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
+{
+    static const struct fuse_custom_io io = {.writev = write_reply, .read = read_request};
+    session_mount_function *real = (session_mount_function *)dlsym(RTLD_NEXT, "fuse_session_mount");
+    int result = real ? real(session, mountpoint) : -1;
+
+    if (result == 0 && session == ours)
+        result = fuse_session_custom_io(session, &io, fuse_session_fd(session));
+    return result;
 }
 
 /* -- what Python calls --------------------------------------------------------------------------------------------- */
