@@ -73,6 +73,25 @@ def test_a_file_unlinked_by_others_is_held_by_those_who_have_it_open(tmp_path: P
     run(tmp_path, test, 3)
 
 
+def test_a_file_that_lost_its_name_on_the_way_is_opened_and_held_where_it_is_expected(tmp_path: Path) -> None:
+    """The kernel was just told of it, and does not look up a third time."""
+
+    async def test(one: Client, two: Client) -> None:
+        found = await one.fs.mknod(ROOT_INO, b"f", FILE, 0, ROOT)
+        await two.fs.lookup(ROOT_INO, b"f")
+        await one.fs.unlink(ROOT_INO, b"f", ROOT)
+        await two.session.fresh(0)
+        with Refused(errno.ESTALE):
+            await two.fs.open(found.ino, os.O_RDONLY, ROOT)
+        two.fs.expected = lambda ino: ino == found.ino
+        handle = await two.fs.open(found.ino, os.O_RDONLY, ROOT)
+        await two.until(lambda: two.holders(found.ino) == [two.session.sid])
+        await two.fs.release(handle)
+        await two.until(lambda: not two.holders(found.ino))
+
+    run(tmp_path, test, 2)
+
+
 def test_close_publishes_what_a_writer_wrote(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         fs = client.fs
