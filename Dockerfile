@@ -10,7 +10,7 @@ ARG BASE_IMAGE=debian:12-slim
 # -- first stage: compilers, and a virtual environment that is copied as a whole ------------------------------------
 FROM ${BASE_IMAGE} AS build
 
-# pyfuse3 has no wheels: it is compiled here against libfuse3. All else comes as wheels.
+# pyfuse3 has no wheels: it is compiled here against libfuse3, and so is our own extension. All else comes as wheels.
 RUN set -eu; \
     packages="gcc libc6-dev libfuse3-dev pkg-config"; \
     command -v python3 >/dev/null || packages="$packages python3-dev python3-venv"; \
@@ -23,6 +23,7 @@ RUN set -eu; \
 WORKDIR /source
 COPY . .
 
+# (pip takes a package whose extension could not be built for a success: the import makes sure.)
 # botocore describes some 430 services; a volume needs S3, and those that credentials come from (SSO, STS, sign-in).
 RUN set -eu; \
     /pip/bin/pip --python /opt/s3vfs/bin/python install --disable-pip-version-check --no-input --progress-bar off ".[csi]"; \
@@ -31,6 +32,7 @@ RUN set -eu; \
         case "${service#botocore/data/}" in s3/ | sso/ | sso-oidc/ | sts/ | signin/) ;; *) rm -r "$service" ;; esac; \
     done; \
     find . -name '*.so' -exec strip --strip-unneeded {} +; \
+    /opt/s3vfs/bin/python -c 'import s3vfs.fuse.native._interpose'; \
     find . -type d -name tests -prune -exec rm -r {} +
 
 # The command as one file, without what needs compiling: `s3vfs workspace` in images where nothing of ours is installed

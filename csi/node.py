@@ -180,7 +180,9 @@ class Node:
     def _require_own(self, volume_id: str, target: str, present: Mount) -> None:
         if present.ours and not self._sources.belongs_to_another(volume_id, present.device):
             return
-        if not present.ours and self._workspaces.holds(present.device, present.root):
+        # Not asked whether it lies below the workspace root: the node's disk may have gone, and the pod must go too.
+        volume = parse(volume_id)
+        if not present.ours and isinstance(volume, WorkspaceId) and os.path.basename(present.root) == volume.leaf:
             return
         raise Refusal(Code.NOT_FOUND, f"{target} is not a mount of {volume_id}")
 

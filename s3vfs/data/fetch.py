@@ -72,8 +72,9 @@ class Fetcher:
 
     @property
     def room_bytes(self) -> int:
-        """How much may be fetched ahead of all readers: what the cache does not take has only memory to wait in."""
-        return self._limits.spare_bytes if self._homeless else self._limits.ahead_bytes
+        """How much may be fetched ahead of all readers: what the cache does not take has only memory to wait in,
+        beside what readers have come to."""
+        return self._limits.spare_bytes // 2 if self._homeless else self._limits.ahead_bytes
 
     def start(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery

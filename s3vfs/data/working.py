@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 # A log of so many more entries than there are ranges is written anew.
 _COMPACT_ENTRIES = 4096
+# Checksums of one file that are handed to the cache: of its first 256 GiB. A sparse file's table would be as long as
+# the file reaches, whatever it holds.
+_TABLE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +276,8 @@ class WorkingFile:
         count = self.object_bytes // sector_bytes * 8
         table = bytearray()
         for index, sums in sorted(self.sums.items()):
+            if (index + 1) * count > _TABLE_BYTES:
+                break
             if self.valid.covers(index * self.object_bytes, (index + 1) * self.object_bytes):
                 table.extend(bytes(index * count - len(table)))
                 table += sums

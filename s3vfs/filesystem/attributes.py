@@ -35,17 +35,20 @@ class Attributes(Core):
         has no close that would publish it, so it is published here. Times beyond what can be kept become the nearest
         that can."""
         self._require_writable()
-        lost = 0
+        lost, mode = 0, new.mode
+        if (new.size, new.uid, new.gid) != (None, None, None):
+            lost = self._lost_privileges(ino, caller)
         if new == NewAttributes():  # chown(2) to nobody in particular: all that it does is to take privileges away
             lost = SetattrMask.PRIVILEGES | self._lost_privileges(ino, caller)
-        elif (new.size, new.uid, new.gid) != (None, None, None):  # a mode beside these is what the kernel takes away
-            lost = self._lost_privileges(ino, caller)
+        elif new.size is not None and mode is not None:
+            # No call sets both: the kernel takes privileges away, from a mode that may no longer be the present one.
+            lost, mode = lost | SetattrMask.PRIVILEGES, None
         if new.size is not None:
             await self._truncate(ino, new.size, by_handle=by_handle)
         atime_ns, mtime_ns = _representable(new.atime_ns), _representable(new.mtime_ns)
         if (atime_ns is not None or mtime_ns is not None) and self._contents.set_times(ino, atime_ns, mtime_ns):
             atime_ns = mtime_ns = None
-        await self._commit_attributes(ino, new.mode, new.uid, new.gid, atime_ns, mtime_ns, lost=lost)
+        await self._commit_attributes(ino, mode, new.uid, new.gid, atime_ns, mtime_ns, lost=lost)
         return self._look(ino)
 
     async def _truncate(self, ino: int, size: int, *, by_handle: bool) -> None:
@@ -56,6 +59,8 @@ class Attributes(Core):
         if by_handle:
             await self._contents.truncate(ino, size)
             return
+        if self._contents.attributes(ino, inode).size == size:
+            return  # POSIX moves times only where the size changes (unlike ftruncate's)
         self._contents.opened(ino, True)
         self._orphans.opened(ino)
         try:

@@ -49,6 +49,8 @@ class Core:
         self._contents = contents
         self._read_only = read_only
         self._orphans = Orphans(session)
+        # Whether a caller was just told of this inode and comes back for it, whatever has become of its name.
+        self.expected: Callable[[int], bool] = lambda ino: False
         self._removed = RemovedDirectories()
 
     @property
@@ -111,12 +113,12 @@ class Core:
 
     def _inode(self, rows: Rows, ino: int) -> Inode:
         """The inode's row, or what a directory was that has been removed through this mount. Raises ESTALE for one that
-        is gone otherwise, or that no name leads to and nobody here has open: whoever came by a name then looks that
-        name up again."""
+        is gone otherwise, or that no name leads to, nobody here has open and nobody is expected to: whoever came by a
+        name then looks that name up again."""
         inode = rows.inode(ino)
         if inode is None and (removed := self._removed.get(ino)) is not None:
             return removed
-        if inode is None or (inode.nlink == 0 and not self._orphans.is_open(ino)):
+        if inode is None or (inode.nlink == 0 and not self._orphans.is_open(ino) and not self.expected(ino)):
             raise PosixError(errno.ESTALE)
         return inode
 

@@ -128,9 +128,18 @@ class Files(Names, Attributes):
         if not file.privileges_settled:
             await self._settle_privileges(file)
         if file.appends:
-            await self._contents.append(file.ino, data)
-            return memoryview(data).nbytes
+            return await self.append(handle, data)
         return await self._contents.write(file.ino, offset, data)
+
+    async def append(self, handle: int, data: Buffer) -> int:
+        """As `write` by a handle with O_APPEND, whatever it was opened with."""
+        file = self._file(handle)
+        if not file.writable:
+            raise PosixError(errno.EBADF)
+        if not file.privileges_settled:
+            await self._settle_privileges(file)
+        await self._contents.append(file.ino, data)
+        return memoryview(data).nbytes
 
     async def _settle_privileges(self, file: FileHandle) -> None:
         if file.privileges_settled:

@@ -32,6 +32,9 @@ from s3vfs.session.pipeline import Group
 _NOBODY = 1
 # How long a call that was cancelled waits for its request to be withdrawn; the keeper goes on after that.
 _UNDO_S = 3.0
+# A lock is granted on the strength of a look at the journal that was sent less than this ago: half of what a silent
+# holder has before it is evicted.
+LIVELY_S = 5.0
 
 
 class _Request(NamedTuple):
@@ -192,6 +195,7 @@ class Locks(Files):
             if verdict.value:
                 self._lock_counts["waited"] += 1
                 await self._wait_for(ino, committed.seq, verdict.value - 1)
+            await self._still_in_office()
         except PosixError:
             raise
         except BaseException:  # cancelled, or the bucket is silent: it must not be granted to nobody
@@ -247,13 +251,17 @@ class Locks(Files):
             await waiter.over.wait()
         finally:
             self._keeper.left(waiter)
-        refusal = self._session.refusal()
-        if refusal is not None:
-            raise refusal
-        await whole(self._session)
+        await self._still_in_office()
         with self._session.view() as txn:
             if Rows(txn).inode(ino) is None:
                 raise PosixError(errno.ESTALE)
+
+    async def _still_in_office(self) -> None:
+        """Whoever was away since it asked may have been evicted, and the lock be another's by now."""
+        await self._session.fresh(LIVELY_S)
+        refusal = self._session.refusal()
+        if refusal is not None:
+            raise refusal
 
     # -- giving back ----------------------------------------------------------------------------------------------
 

@@ -39,6 +39,9 @@ class Orphans:
 
     def opened(self, ino: int) -> None:
         self._open[ino] = self._open.get(ino, 0) + 1
+        with self._session.view() as txn:
+            if Rows(txn).orphan(ino) is not None:
+                self._mark(ino)
 
     def closed(self, ino: int) -> None:
         """One handle less. After the last one of an orphan, its hold is dropped in the background."""

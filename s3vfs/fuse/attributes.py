@@ -12,6 +12,8 @@ BLOCK_SIZE_BYTES = 64 * 1024
 # Directories have no size of their own; programs expect one block.
 DIRECTORY_BYTES = 4096
 _SECTOR_BYTES = 512  # the unit of st_blocks
+# What space is counted in, as local file systems do: `du` and programs that look for holes expect whole blocks.
+_ALLOCATION_BYTES = 4096
 
 
 def fill(entry: pyfuse3.EntryAttributes, found: Found) -> None:
@@ -29,7 +31,7 @@ def fill(entry: pyfuse3.EntryAttributes, found: Found) -> None:
         entry.st_blocks = DIRECTORY_BYTES // _SECTOR_BYTES
     else:
         entry.st_size = inode.size
-        entry.st_blocks = -(-inode.allocated // _SECTOR_BYTES)
+        entry.st_blocks = -(-inode.allocated // _ALLOCATION_BYTES) * (_ALLOCATION_BYTES // _SECTOR_BYTES)
     entry.st_atime_ns = inode.atime_ns
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns

@@ -63,6 +63,8 @@ class ExtraCalls(Protocol):
         self, source_handle: int, source_offset: int, handle: int, offset: int, length: int
     ) -> int: ...
 
+    async def append(self, handle: int, data: bytes) -> int: ...
+
     async def setxattr(self, ino: int, name: bytes, value: bytes, caller: Caller, flags: int = 0) -> None: ...
 
 
@@ -93,6 +95,7 @@ class ExtraOperations:
             "fallocate": self._fallocate,
             "lseek": self._lseek,
             "copy_file_range": self._copy_file_range,
+            "append": self._append,
             "flush": self._flush,
             "release": self._release,
             "setxattr": self._setxattr,
@@ -220,6 +223,14 @@ class ExtraOperations:
         count = await self._filesystem.copy_range(
             source_handle, source_offset, handle, offset, min(length, _MOST_BYTES)
         )
+        self._kernel.wrote(self._filesystem.ino_of(handle))
+        request.reply_count(count)
+
+    async def _append(self, request: Request, handle: int, data: bytes) -> None:
+        """A write by a handle that has O_APPEND now, since its open or since fcntl(2). A handle that was opened without
+        it uses the page cache, and the kernel has put the bytes where it believes the end to be; where others have
+        moved that, the attributes that it asks for next make it drop its pages."""
+        count = await self._filesystem.append(handle, data)
         self._kernel.wrote(self._filesystem.ino_of(handle))
         request.reply_count(count)
 

@@ -5,6 +5,10 @@ trio thread: so none is ever sent from there. Attributes alone never block and h
 several, by directory, so that one busy directory does not hold up the others; pages likewise, by inode: they wait for
 reads of that inode in progress.
 
+Attributes can miss: a reply on its way, which the kernel has taken but not yet worked in, makes an inode that it did
+not have when it was told, with attributes of before. So what the kernel does not have it is told again, shortly after
+and when the inode is opened. (Names cannot: the look-up holds the directory's lock until its reply is worked in.)
+
 A lane is a bounded set: what is in it already is not added again. When names overflow, a whole directory's are replaced
 by the directory's own entry, whose invalidation drops everything below it from the kernel's cache. Nothing is dropped
 silently.
@@ -15,8 +19,9 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 _log = logging.getLogger(__name__)
@@ -26,6 +31,8 @@ PAGE_LANES = 4
 # Names waiting in one lane, about 200 bytes each. More come only from a foreign client that changes hundreds of
 # thousands of names that this kernel was given within the last minute.
 LANE_LIMIT = 50_000
+# When the kernel is told again of attributes that it did not have: programs are rarely kept from running for longer.
+REPEAT_AFTER_S = (0.1, 0.4)
 
 Name = tuple[int, bytes]
 _Key = TypeVar("_Key", int, Name)
@@ -47,12 +54,25 @@ class Notifier(Protocol):
 
 
 class _Lane(Generic[_Key]):
-    """One thread and the keys that it has to deliver, in order, each once."""
+    """One thread and the keys that it has to deliver, in order, each once; those that were `missed`, as nothing was
+    there to take them, again after each of `repeat_after_s`."""
 
-    def __init__(self, name: str, deliver: Callable[[_Key], None], done: Callable[[_Key], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        deliver: Callable[[_Key], None],
+        done: Callable[[_Key], None],
+        *,
+        repeat_after_s: Sequence[float] = (),
+    ) -> None:
         self._deliver: Callable[[_Key], None] = deliver
         self._done: Callable[[_Key], None] = done
         self._keys: dict[_Key, None] = {}
+        self._current: _Key | None = None
+        self._repeat_after_s = repeat_after_s
+        # Keys with the number of repeats that they have had; and when they are due, in order for each number.
+        self.missed: dict[_Key, int] = {}
+        self._due: list[deque[tuple[float, _Key]]] = [deque() for _ in repeat_after_s]
         self._more = threading.Condition()
         self._closing = False
         self.delivered = 0
@@ -62,9 +82,15 @@ class _Lane(Generic[_Key]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    def waiting(self, key: _Key) -> bool:
+        """Whether it is still to be delivered, or just being."""
+        return key in self._keys or self._current == key
+
     def put(self, key: _Key) -> None:
         with self._more:
             self._keys[key] = None
+            if key in self.missed:
+                self.missed[key] = 0
             self.idle = False
             self._more.notify()
 
@@ -81,22 +107,47 @@ class _Lane(Generic[_Key]):
     def _run(self) -> None:
         while True:
             with self._more:
+                self._take_due()
                 while not self._keys and not self._closing:
                     self.idle = True
-                    self._more.wait()
+                    self._more.wait(self._due_in_s())
+                    self._take_due()
                 if self._closing:
                     return
                 key = next(iter(self._keys))
+                self._current = key  # before it leaves the others: `waiting` takes no lock
                 del self._keys[key]
             try:
                 self._deliver(key)
+                self.missed.pop(key, None)
             except OSError as error:
-                if error.errno not in _NOTHING_THERE:
+                if error.errno == errno.ENOENT and self._repeat_after_s:
+                    self._miss(key)
+                elif error.errno not in _NOTHING_THERE:
                     _log.warning("the kernel did not take the invalidation of %r: %s", key, error)
             except Exception:
                 _log.exception("invalidation of %r", key)
             self.delivered += 1
             self._done(key)
+            self._current = None
+
+    def _miss(self, key: _Key) -> None:
+        repeats = self.missed.pop(key, 0)
+        if len(self.missed) >= LANE_LIMIT:
+            self.missed.pop(next(iter(self.missed)), None)
+        self.missed[key] = repeats + 1
+        if repeats < len(self._repeat_after_s):
+            self._due[repeats].append((time.monotonic() + self._repeat_after_s[repeats], key))
+
+    def _due_in_s(self) -> float | None:
+        firsts = [queue[0][0] for queue in self._due if queue]
+        return max(0.0, min(firsts) - time.monotonic()) if firsts else None
+
+    def _take_due(self) -> None:
+        now_s = time.monotonic()
+        for queue in self._due:
+            while queue and queue[0][0] <= now_s:
+                self._keys[queue.popleft()[1]] = None
 
 
 class Invalidator:
@@ -109,7 +160,9 @@ class Invalidator:
         self._entry_of = entry_of
         self._lane_limit = lane_limit
         self._delivered: deque[Name] = deque()  # its append and popleft are atomic
-        self._attributes: _Lane[int] = _Lane("s3vfs-attributes", notifier.invalidate_attributes, lambda _: None)
+        self._attributes: _Lane[int] = _Lane(
+            "s3vfs-attributes", notifier.invalidate_attributes, lambda _: None, repeat_after_s=REPEAT_AFTER_S
+        )
         self._names: list[_Lane[Name]] = [
             _Lane(f"s3vfs-names-{index}", lambda name: notifier.invalidate_entry(*name), self._delivered.append)
             for index in range(NAME_LANES)
@@ -166,6 +219,15 @@ class Invalidator:
             _log.warning("more names change than the kernel can be told: whole directories are invalidated")
         lane.remove(lambda name: name[0] == directory)
         self._names[own[0] % NAME_LANES].put(own)
+
+    def repeat_attributes(self, ino: int) -> None:
+        """The kernel has this inode now: it is told again what it was told in vain."""
+        if ino in self._attributes.missed:
+            self._attributes.put(ino)
+
+    def attributes_waiting(self, ino: int) -> bool:
+        """Whether the kernel is still to be told of changed attributes."""
+        return self._attributes.waiting(ino)
 
     def delivered(self) -> Iterator[Name]:
         """Names that the kernel has been told of, or did not have, since the last call."""

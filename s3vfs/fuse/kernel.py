@@ -5,8 +5,13 @@ passed on to the Invalidator, for inodes that were given out lately only.
 
 *Outdated names.* Until the invalidation has arrived, the kernel may still open an inode through a name that has been
 taken away or given to another one, or below a directory that has moved. So such names are remembered until the kernel
-has dropped them, and an open of what they led to first waits for that, and then answers ESTALE: the kernel looks every
-part of the path up again, and what it opens next, the daemon has named to it.
+has dropped them, and an open of what they led to answers ESTALE: the kernel looks every part of the path up again, by
+requests of the same thread, and opens what the last of them names. That open is taken, whatever has happened to the
+name meanwhile: the kernel does not look a third time, and the call began before that look-up, so what it found is no
+older than it may be.
+
+*Sizes.* A reader's kernel cuts reads at the size that it has cached, so an open also waits until attributes that have
+changed are withdrawn.
 
 *Pages.* An open keeps the kernel's pages only where nobody else has changed the contents since the kernel last dropped
 them. Else pages are dropped by the kernel itself when refreshed attributes show another size or mtime
@@ -33,9 +38,15 @@ Name = tuple[int, bytes]
 
 # Opens that the kernel sent before it dropped a name are read and handled within this time.
 IN_FLIGHT_S = 0.02
-# An open waits so long for the kernel to drop an outdated name, and looks so often.
+# An open waits so long for the kernel to drop what is outdated, and looks so often.
 UNLEARN_S = 2.0
-UNLEARN_POLL_S = 0.005
+UNLEARN_POLL_S = 0.002
+# What a refused thread is named within this time is what its next open is about. Bounded, as the kernel may give an
+# open up in between without a word: for a missing right, say. Where attributes were refused, that was perhaps no open,
+# and the thread's next open is a call of its own: it must not find what is older than cached names may be.
+RETRY_S = 10.0
+RETRY_ATTRIBUTES_S = 1.0
+_MOST_RETRIES = 10_000
 
 
 class Invalidations(Protocol):
@@ -51,6 +62,14 @@ class Invalidations(Protocol):
 
     def delivered(self) -> Iterable[Name]:
         """The names that the kernel has dropped since the last call."""
+        ...
+
+    def repeat_attributes(self, ino: int) -> None:
+        """Once more, if the kernel did not have the inode when it was told to drop its attributes."""
+        ...
+
+    def attributes_waiting(self, ino: int) -> bool:
+        """Whether attributes of it are still to be dropped."""
         ...
 
 
@@ -79,6 +98,17 @@ class _Outdated:
     until_s: float
 
 
+@dataclass(slots=True)
+class _Retry:
+    """A request about `ino` by this thread was answered ESTALE. `named`: what its last look-up since has found, None
+    before one. `until_s`: counted from then."""
+
+    ino: int
+    lasts_s: float
+    until_s: float
+    named: int | None = None
+
+
 class KernelCache:
     """Methods are for the trio thread; those without `async` have no checkpoint."""
 
@@ -101,6 +131,10 @@ class KernelCache:
         self._dropped: deque[_Outdated] = deque()
         # Attributes that were given while the inode was open here, and that no write has made the kernel forget.
         self._given_open: dict[int, Found] = {}
+        self._retries: dict[int, _Retry] = {}
+        self._gone: dict[int, int] = {}
+        # Inodes that a second look-up has named, and until when the call that made it may come for them.
+        self._expected_s: dict[int, float] = {}
 
     # -- what goes to the kernel ------------------------------------------------------------------------------------
 
@@ -225,10 +259,63 @@ class KernelCache:
     async def unlearned(self, ino: int) -> None:
         """Return when the kernel has dropped those names. Bounded: a request in the same directory may hold up the
         notification for as long as the bucket is silent."""
-        with trio.move_on_after(UNLEARN_S):
-            # Rare and short: not worth waking this thread for each notification that another one has delivered.
-            while self.may_be_outdated(ino):  # noqa: ASYNC110
-                await trio.sleep(UNLEARN_POLL_S)
+        await _until(lambda: not self.may_be_outdated(ino))
+
+    async def attributes_withdrawn(self, ino: int) -> None:
+        """Return when the kernel, which has this inode now, has dropped those attributes of it that a record has
+        changed. Bounded."""
+        self._invalidations.repeat_attributes(ino)
+        if self._invalidations.attributes_waiting(ino):
+            await _until(lambda: not self._invalidations.attributes_waiting(ino))
+
+    def refused(self, thread: int, ino: int, *, lasts_s: float = RETRY_S) -> None:
+        """`thread` is answered ESTALE about `ino`: the kernel will walk the path once more for it. Threads of another
+        pid namespace are all 0 and cannot be told apart."""
+        if not thread:
+            return
+        now_s = self._now_s()
+        if len(self._retries) >= _MOST_RETRIES:
+            self._retries = {key: retry for key, retry in self._retries.items() if retry.until_s > now_s}
+        if len(self._expected_s) >= _MOST_RETRIES:
+            self._expected_s = {key: until_s for key, until_s in self._expected_s.items() if until_s > now_s}
+        self._retries[thread] = _Retry(ino, lasts_s, now_s + lasts_s)
+
+    def looked_up(self, thread: int, ino: int) -> None:
+        """A look-up of the thread has found this inode, 0: nothing, which is where a path ends."""
+        self._gone.pop(thread, None)
+        retry = self._retries.get(thread)
+        if retry is None:
+            return
+        now_s = self._now_s()
+        if not ino or retry.until_s < now_s:
+            del self._retries[thread]
+            return
+        retry.named, retry.until_s = ino, now_s + retry.lasts_s
+        self._expected_s[ino] = retry.until_s
+
+    def directory_is_gone(self, thread: int, directory: int) -> bool:
+        """A look-up of the thread in a directory that is no more. True: it was told so before and came back, since the
+        path leads there without a name (a working directory), or since another one has just gone."""
+        if thread and self._gone.pop(thread, None) == directory:
+            return True
+        if len(self._gone) >= _MOST_RETRIES:
+            self._gone.clear()
+        self._gone[thread] = directory
+        return False
+
+    def expects(self, ino: int) -> bool:
+        """Whether a second look-up has just named this inode: the call that made it finds it, even if its last name has
+        gone since."""
+        until_s = self._expected_s.get(ino)
+        return until_s is not None and until_s > self._now_s()
+
+    def is_second_try(self, thread: int, ino: int) -> bool:
+        """Whether the thread asks for `ino` because, after an ESTALE, that was named to it (or, for a path without
+        names like /proc/self/fd/3, because it has nothing else to ask for). True once for each ESTALE."""
+        retry = self._retries.pop(thread, None)
+        if retry is None or self._now_s() > retry.until_s:
+            return False
+        return ino == (retry.ino if retry.named is None else retry.named)
 
     def renamed(self, old: Name, new: Name, *, exchanged: bool) -> None:
         """A rename through this kernel has moved whatever the kernel had under `old`: an outdated entry moves too."""
@@ -238,6 +325,14 @@ class KernelCache:
             self._withdraw(ino, new)
         for ino in swapped:
             self._withdraw(ino, old)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Return when it holds, or after UNLEARN_S."""
+    with trio.move_on_after(UNLEARN_S):
+        # Rare and short: not worth waking this thread for each notification that another one has delivered.
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(UNLEARN_POLL_S)
 
 
 def _shown(found: Found | None) -> tuple[int, ...] | None:

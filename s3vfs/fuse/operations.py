@@ -6,17 +6,18 @@ pyfuse3's main loop, and with it the mount.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from s3vfs.errors import PosixError
 from s3vfs.filesystem import Caller, Filesystem, Found, NewAttributes
 from s3vfs.fuse.attributes import fill
 from s3vfs.fuse.errnos import Errnos
-from s3vfs.fuse.kernel import KernelCache
+from s3vfs.fuse.kernel import RETRY_ATTRIBUTES_S, RETRY_S, KernelCache
 from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.namespace.ops import RENAME_EXCHANGE
 
@@ -92,7 +93,16 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """A name that is not there raises ENOENT, which the kernel does not cache."""
         self._session.touch()
-        return self._entry(await self._filesystem.lookup(parent_inode, name))
+        try:
+            found = await self._filesystem.lookup(parent_inode, name)
+        except PosixError as error:
+            if error.errno != errno.ESTALE:
+                self._kernel.looked_up(ctx.pid, 0)
+            elif self._kernel.directory_is_gone(ctx.pid, parent_inode):  # ESTALE would reach the program
+                raise PosixError(errno.ENOENT) from None
+            raise
+        self._kernel.looked_up(ctx.pid, found.ino)
+        return self._entry(found)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Nothing is kept for each node that the kernel knows, so nothing is to be forgotten."""
@@ -148,7 +158,8 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         self._session.touch()
-        return self._entry(await self._filesystem.getattr(inode))
+        with self._refusing(inode, ctx.pid, lasts_s=RETRY_ATTRIBUTES_S):
+            return self._entry(await self._filesystem.getattr(inode))
 
     @_guarded
     async def setattr(
@@ -197,16 +208,29 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """ESTALE when the kernel may have come here by an outdated name: it looks the path up again, and asks again."""
         self._session.touch()
-        check = functools.partial(self._check_names, inode)
-        handle = await self._filesystem.open(inode, flags, _caller(ctx), check=check)
+        check = functools.partial(self._check_names, inode, ctx.pid)
+        with self._refusing(inode, ctx.pid):
+            handle = await self._filesystem.open(inode, flags, _caller(ctx), check=check)
         if flags & os.O_TRUNC:
             self._kernel.wrote(inode)
+        await self._kernel.attributes_withdrawn(inode)
         return self._file_info(handle, inode, flags)
 
-    async def _check_names(self, ino: int) -> None:
-        if self._kernel.may_be_outdated(ino):
-            await self._kernel.unlearned(ino)
+    async def _check_names(self, ino: int, thread: int) -> None:
+        if not self._kernel.is_second_try(thread, ino) and self._kernel.may_be_outdated(ino):
+            if not thread:
+                await self._kernel.unlearned(ino)
             raise PosixError(errno.ESTALE)
+
+    @contextlib.contextmanager
+    def _refusing(self, ino: int, thread: int, *, lasts_s: float = RETRY_S) -> Iterator[None]:
+        """An ESTALE that leaves is remembered: the kernel walks the path once more."""
+        try:
+            yield
+        except PosixError as error:
+            if error.errno == errno.ESTALE:
+                self._kernel.refused(thread, ino, lasts_s=lasts_s)
+            raise
 
     @_guarded
     async def create(
@@ -259,7 +283,9 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         self._session.touch()
-        return await self._filesystem.opendir(inode, check=functools.partial(self._check_names, inode))
+        check = functools.partial(self._check_names, inode, ctx.pid)
+        with self._refusing(inode, ctx.pid):
+            return await self._filesystem.opendir(inode, check=check)
 
     @_guarded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -15,7 +15,7 @@ from s3vfs.errors import Damaged, UnknownFeature
 from s3vfs.namespace.features import KNOWN_FEATURES
 
 FORMAT_VERSION = 1
-APPLY_VERSION = 1
+APPLY_VERSION = 2
 MAGIC = b"S3VJ"
 ZERO_HASH = bytes(16)
 MAX_BODY_BYTES = 64 << 20

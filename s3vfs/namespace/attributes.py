@@ -86,7 +86,7 @@ def setxattr(rows: MutableRows, op: Setxattr, context: Context) -> Verdict:
     if bad:
         return Verdict(bad)
     flags = op.flags & ~XATTR_DROP_SETGID if op.name in acl.NAMES else op.flags
-    if flags not in (0, XATTR_CREATE, XATTR_REPLACE):
+    if flags & ~(XATTR_CREATE | XATTR_REPLACE):
         return Verdict(errno.EINVAL)
     if len(op.value) > XATTR_VALUE_MAX_BYTES:
         return Verdict(errno.E2BIG)
@@ -96,9 +96,9 @@ def setxattr(rows: MutableRows, op: Setxattr, context: Context) -> Verdict:
     if op.name in acl.NAMES:
         return _set_acl(rows, op, inode)
     there = rows.xattr(op.ino, op.name) is not None
-    if there and flags == XATTR_CREATE:
+    if there and flags & XATTR_CREATE:
         return Verdict(errno.EEXIST)
-    if not there and flags == XATTR_REPLACE:
+    if not there and flags & XATTR_REPLACE:
         return Verdict(errno.ENODATA)
     rows.txn.put(xattr_key(op.ino, op.name), op.value)
     _count_xattrs(rows, op.ino, inode, 0 if there else 1, op.time_ns)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -112,11 +113,14 @@ def read_manifest(directory: Path, generation: int) -> Manifest:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Each line's object; the last one is given only if the checksum in it is right. Raises ArchiveDamaged, OSError."""
+    """Each line's object; the last one is given only if the checksum in it is right. Raises ArchiveDamaged, OSError.
+
+    Nothing stays open: whoever stops in the middle, at an error, may have to unmount what the manifest is on.
+    """
     digest = hashlib.sha256()
     ended = False
     try:
-        with gzip.open(path, "rb") as file:
+        with gzip.GzipFile(fileobj=io.BytesIO(path.read_bytes())) as file:
             for line in file:
                 value = json.loads(line)
                 if ended or not isinstance(value, dict):

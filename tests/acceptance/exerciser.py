@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import errno
 import mmap
 import os
 import random
@@ -21,6 +23,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+# fallocate(2)
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 _MOST_FILES = 12
 _MOST_HANDLES = 10
@@ -90,6 +97,12 @@ class Exerciser:
             (self.truncate_handle, 6),
             (self.truncate_path, 4),
             (self.map, 5),
+            (self.punch, 6),
+            (self.zero, 4),
+            (self.allocate, 3),
+            (self.copy_range, 6),
+            (self.seek, 5),
+            (self.reopen_elsewhere, 4),
             (self.fsync, 6),
             (self.close, 8),
             (self.rename, 6),
@@ -316,6 +329,94 @@ class Exerciser:
             mapped[at : at + length] = data
             mapped.flush()
         self._store(file, at, data)
+
+    def punch(self) -> None:
+        self._fallocate(PUNCH_HOLE | KEEP_SIZE)
+
+    def zero(self) -> None:
+        self._fallocate(ZERO_RANGE | self.random.choice((0, KEEP_SIZE)))
+
+    def allocate(self) -> None:
+        self._fallocate(self.random.choice((0, KEEP_SIZE)))
+
+    def _fallocate(self, mode: int) -> None:
+        handle = self._handle(writable=True)
+        if handle is None:
+            return
+        file = handle.file
+        at, length = self._span(file)
+        self.note(f"fallocate {mode} {at}+{length} of {handle.fd} (file {file.number})")
+        if _libc.fallocate(handle.fd, mode, at, length):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        if not mode & KEEP_SIZE:
+            self._resize(file, max(len(file.data), at + length))
+        if mode & (PUNCH_HOLE | ZERO_RANGE):
+            end = min(at + length, len(file.data))
+            file.data[at:end] = bytes(max(0, end - at))
+
+    def copy_range(self) -> None:
+        """Between two handles of one mount; the kernel copies from a mount to another by itself."""
+        source, target = self._handle(writable=False), self._handle(writable=True)
+        if source is None or target is None or target.append:
+            return
+        from_, length = self._span(source.file)
+        at, _ = self._span(target.file)
+        want = min(length, max(0, len(source.file.data) - from_))
+        if source.file is target.file and abs(from_ - at) < want:
+            return
+        self.note(
+            f"copy {from_}+{length} of {source.fd} to {target.fd} at {at}"
+            f" (file {source.file.number} to {target.file.number})"
+        )
+        done = 0
+        while done < want:
+            count = os.copy_file_range(source.fd, target.fd, length - done, from_ + done, at + done)
+            if not count:
+                raise Wrong(f"copied {done} of {want} bytes")
+            done += count
+        if want:
+            self._store(target.file, at, bytes(source.file.data[from_ : from_ + want]))
+
+    def seek(self) -> None:
+        """What SEEK_DATA and SEEK_HOLE call a hole is zeros, up to the end."""
+        handle = self._handle(writable=False)
+        if handle is None:
+            return
+        data, at = handle.file.data, 0
+        position = os.lseek(handle.fd, 0, os.SEEK_CUR)
+        self.note(f"seek through {handle.fd} (file {handle.file.number})")
+        while at < len(data):
+            try:
+                found = os.lseek(handle.fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                found = len(data)
+            if found < at or any(data[at:found]):
+                raise Wrong(f"file {handle.file.number}: no hole in {at} to {found}")
+            if found == len(data):
+                break
+            at = os.lseek(handle.fd, found, os.SEEK_HOLE)
+            if not found < at <= len(data):
+                raise Wrong(f"file {handle.file.number}: data from {found} to {at} of {len(data)}")
+        os.lseek(handle.fd, position, os.SEEK_SET)
+
+    def reopen_elsewhere(self) -> None:
+        """Close, and go on at once through another mount."""
+        handle = self._handle(writable=True)
+        if handle is None or handle.append or not handle.file.names:
+            return
+        file = handle.file
+        mount = (handle.mount + 1) % len(self.roots)
+        self._close(handle)
+        directory, name = self._a_name(file)
+        self._take(file, mount)
+        fd = os.open(self._path(mount, directory, name), os.O_RDWR)
+        self.note(f"reopen {directory.path}/{name} on {mount} as {fd} (file {file.number})")
+        self.handles.append(Handle(fd, file, mount, False, True))
+        at, length = self._span(file)
+        self._compare(os.pread(fd, length, at), file.data[at : at + length], at, f"reopened file {file.number}")
 
     def truncate_handle(self) -> None:
         handle = self._handle(writable=True)

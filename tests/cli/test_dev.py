@@ -121,4 +121,4 @@ def test_as_root_the_missing_packages_are_installed_without_a_question(checkout:
     update, install = (tmp_path / "apt").read_text().splitlines()
     assert update.startswith("noninteractive update")
     assert install.startswith("noninteractive install -y")
-    assert " git buildah debootstrap nodejs npm" in install
+    assert " git acl buildah debootstrap nodejs npm" in install

@@ -83,6 +83,25 @@ def test_a_workspace_takes_read_only_group_and_options(driver: Driver) -> None:
     assert (driver.workspaces / "pvc-2").is_dir(), "retained"
 
 
+def test_a_pod_can_go_when_the_disk_has_gone(driver: Driver) -> None:
+    volumes = [
+        driver.call.CreateVolume(
+            name=f"gone-{number}", parameters={"type": "workspace"}, volume_capabilities=[WRITER]
+        ).volume
+        for number in range(2)
+    ]
+    target = driver.target("gone")
+    driver.call.NodePublishVolume(volume_id=volumes[0].volume_id, target_path=str(target), volume_capability=WRITER)
+    request = {"volume_id": volumes[1].volume_id, "target_path": str(target)}
+    assert driver.call.refused("NodeUnpublishVolume", **request)[0] == "NOT_FOUND", "it is another volume's"
+    away = driver.workspaces.rename(driver.folder / "away")
+    driver.call.NodeUnpublishVolume(volume_id=volumes[0].volume_id, target_path=str(target))
+    assert not target.exists()
+    away.rename(driver.workspaces)
+    for volume in volumes:
+        driver.call.DeleteVolume(volume_id=volume.volume_id)
+
+
 def test_a_controller_elsewhere_makes_workspaces_that_are_retained(driver: Driver) -> None:
     """Its node makes the directory when it is first published."""
     volume = make(driver, "pvc-3", node="node-2", onDelete="retain")

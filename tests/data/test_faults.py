@@ -238,6 +238,27 @@ def test_a_fenced_session_spills_and_its_handles_give_eio(tmp_path: Path, caplog
     run(main)
 
 
+def test_bytes_of_a_session_that_was_ended_are_spilled_without_being_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+
+    async def main() -> None:
+        async with mounted(Volume(), tmp_path) as mount:
+            ino = await written(mount, b"kept")
+            mount.client.refuse = SessionFenced("evicted")
+            with pytest.raises(SessionFenced):
+                await mount.contents.write(ino, 0, b"late")
+            await until(lambda: list((tmp_path / "spill").glob("*/about.json")), deadline_s=QUICK.dirty_age_s / 2)
+            (kept,) = (tmp_path / "spill").glob("*/bytes")
+            assert kept.read_bytes() == b"kept"
+            for call in (mount.contents.publish(ino), mount.whole(ino)):
+                with pytest.raises(SessionFenced):
+                    await call
+
+    run(main)
+
+
 def test_after_a_restart_of_the_machine_unpublished_bytes_are_spilled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import trio.testing
 
 import s3vfs.data.publish
 from s3vfs.data import cloning
+from s3vfs.data.protocol import MIB
 from s3vfs.errors import PosixError, SessionFenced, StoreDenied
 from s3vfs.namespace.ops import AnyOp, Clone, Config, Punch, Setattr, SetattrMask, Write
 from s3vfs.namespace.verdict import Verdict
@@ -370,8 +372,8 @@ def test_a_copy_that_is_refused_changes_nothing(tmp_path: Path) -> None:
             await contents.clone(ino, 0, twin, 90, 100)
         assert caught.value.errno == errno.EDQUOT
         assert await mount.whole(twin) == b"b" * 100
-        mount.client.refuse = SessionFenced("gone")
         await contents.write(twin, 0, b"c")
+        mount.client.refuse = SessionFenced("gone")
         with pytest.raises(SessionFenced):
             await contents.clone(ino, 0, twin, 0, 10)
         with pytest.raises(SessionFenced):
@@ -396,6 +398,26 @@ def test_clean_bytes_of_the_target_do_not_become_its_cache(tmp_path: Path) -> No
         assert not list((tmp_path / "working").glob(f"{twin:016x}*"))
         assert await mount.whole(twin) == b"a" * 64 + b"b" * 64
         assert contents.cache.counters.bad_sectors == 0
+
+    run(tmp_path, test)
+
+
+def test_far_regions_of_a_sparse_file_cost_no_memory(tmp_path: Path) -> None:
+    """The table of checksums for the cache ends before them."""
+
+    async def test(mount: Mount, ino: int) -> None:
+        contents = mount.contents
+        far = 1 << 42
+        await contents.write(ino, 0, b"a" * 64)
+        await contents.write(ino, far, b"b" * 64)
+        tracemalloc.start()
+        await contents.publish(ino)
+        contents.closed(ino, True)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak_bytes < 4 * MIB
+        assert bytes(await contents.read(ino, far - 1, 65)) == b"\0" + b"b" * 64
+        assert bytes(await contents.read(ino, 0, 65)) == b"a" * 64 + b"\0"
 
     run(tmp_path, test)
 

@@ -73,6 +73,25 @@ def test_a_file_unlinked_by_others_is_held_by_those_who_have_it_open(tmp_path: P
     run(tmp_path, test, 3)
 
 
+def test_a_file_that_lost_its_name_on_the_way_is_opened_and_held_where_it_is_expected(tmp_path: Path) -> None:
+    """The kernel was just told of it, and does not look up a third time."""
+
+    async def test(one: Client, two: Client) -> None:
+        found = await one.fs.mknod(ROOT_INO, b"f", FILE, 0, ROOT)
+        await two.fs.lookup(ROOT_INO, b"f")
+        await one.fs.unlink(ROOT_INO, b"f", ROOT)
+        await two.session.fresh(0)
+        with Refused(errno.ESTALE):
+            await two.fs.open(found.ino, os.O_RDONLY, ROOT)
+        two.fs.expected = lambda ino: ino == found.ino
+        handle = await two.fs.open(found.ino, os.O_RDONLY, ROOT)
+        await two.until(lambda: two.holders(found.ino) == [two.session.sid])
+        await two.fs.release(handle)
+        await two.until(lambda: not two.holders(found.ino))
+
+    run(tmp_path, test, 2)
+
+
 def test_close_publishes_what_a_writer_wrote(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         fs = client.fs
@@ -232,3 +251,53 @@ def test_handles_end_with_the_mount(tmp_path: Path) -> None:
             await client.fs.flush(handle)
 
     run(tmp_path, test)
+
+
+def test_a_truncate_takes_privileges_from_the_present_mode(tmp_path: Path) -> None:
+    """The kernel sends the mode that it has cached, without setuid."""
+
+    async def test(client: Client) -> None:
+        fs = client.fs
+        found = await fs.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o4644, 0, ROOT)
+        await fs.setattr(found.ino, NewAttributes(mode=0o4606), ROOT)
+        changed = await fs.setattr(found.ino, NewAttributes(size=3, mode=0o644), SOMEONE)
+        assert stat.S_IMODE(changed.inode.mode) == 0o606
+
+    run(tmp_path, test)
+
+
+def test_who_is_in_the_group_keeps_setgid_where_the_group_does_not_execute(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        fs = client.fs
+        for gid, left in ((SOMEONE.gid, 0o2666), (SOMEONE.gid + 1, 0o666)):
+            found = await fs.mknod(ROOT_INO, b"f%d" % gid, stat.S_IFREG | 0o666, 0, ROOT)
+            await fs.setattr(found.ino, NewAttributes(gid=gid), ROOT)
+            await fs.setattr(found.ino, NewAttributes(mode=0o6666), ROOT)
+            handle = await fs.open(found.ino, os.O_WRONLY, SOMEONE)
+            await fs.write(handle, 0, b"x")
+            row = client.inode(found.ino)
+            assert row is not None
+            assert stat.S_IMODE(row.mode) == left
+            await fs.release(handle)
+
+    run(tmp_path, test)
+
+
+def test_a_removed_directory_keeps_its_attributes_for_who_stands_in_it(tmp_path: Path) -> None:
+    async def test(one: Client, two: Client) -> None:
+        fs = one.fs
+        made = await fs.mkdir(ROOT_INO, b"d", 0o755, ROOT)
+        assert (await two.fs.lookup(ROOT_INO, b"d")).ino == made.ino
+        await fs.rmdir(ROOT_INO, b"d", ROOT)
+        assert (await fs.getattr(made.ino)).inode.nlink == 0
+        changed = await fs.setattr(made.ino, NewAttributes(mode=0o700), ROOT)
+        assert stat.S_IMODE(changed.inode.mode) == 0o700
+        with Refused(errno.ENOENT):
+            await fs.lookup(made.ino, b"x")
+        with Refused(errno.ENOENT):
+            await fs.mkdir(made.ino, b"x", 0o755, ROOT)
+        await two.session.fresh(0)
+        with Refused(errno.ESTALE):
+            await two.fs.getattr(made.ino)
+
+    run(tmp_path, test, 2)

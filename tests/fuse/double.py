@@ -93,10 +93,6 @@ class Double:
     async def statfs(self) -> Statistics:
         return Statistics(4096, 1000, 1000, 1000, 1000, 255)
 
-    async def write(self, handle: int, offset: int, data: bytes) -> int:
-        self.note("write", handle=handle, offset=offset)
-        return len(data)
-
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         self.note("getxattr", ino=ino, name=name.decode())
         raise PosixError(errno.ENODATA)
@@ -179,6 +175,14 @@ class Double:
         if offset >= _FILE.size:
             raise PosixError(errno.ENXIO)
         return max(offset, 4096 if whence == os.SEEK_DATA else 8192)
+
+    async def append(self, handle: int, data: bytes) -> int:
+        self.note("append", ino=self._handles[handle], data=data.hex())
+        return len(data)
+
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
+        self.note("write", ino=self._handles[handle], offset=offset, data=data.hex())
+        return len(data)
 
     async def copy_range(self, source_handle: int, source_offset: int, handle: int, offset: int, length: int) -> int:
         source, target = self.ino_of(source_handle), self.ino_of(handle)

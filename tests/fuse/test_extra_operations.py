@@ -388,6 +388,23 @@ def test_copy_file_range_arrives_whole_and_answers_how_much(served: Served) -> N
     assert served.note("copy_range") == {"call": "copy_range", "source": [2, 10], "target": [3, 20], "length": 5000}
 
 
+def test_a_write_appends_while_its_handle_has_o_append(served: Served) -> None:
+    with opened(served.path / "a", os.O_WRONLY) as descriptor:
+        os.pwrite(descriptor, b"one", 7)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        os.write(descriptor, b"t\0o")
+        assert served.note("append") == {"call": "append", "ino": 2, "data": b"t\0o".hex()}
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+        os.pwrite(descriptor, b"three", 9)
+    assert [(note["offset"], bytes.fromhex(note["data"])) for note in served.notes("write")] == [
+        (7, b"one"),
+        (9, b"three"),
+    ]
+    with opened(served.path / "b", os.O_WRONLY | os.O_APPEND) as descriptor:
+        os.write(descriptor, b"x" * 300_000)
+    assert sum(len(note["data"]) // 2 for note in served.notes("append")[1:]) == 300_000
+
+
 # -- extended attributes ----------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from s3vfs.fuse.invalidation import NAME_LANES, Invalidator, Name
+from s3vfs.fuse.invalidation import NAME_LANES, REPEAT_AFTER_S, Invalidator, Name
 from tests.mounted import eventually
 
 
@@ -129,6 +129,34 @@ def test_the_thread_survives_what_the_kernel_says(code: int, logged: bool, caplo
         eventually(invalidator.settled)
         assert kernel.names == [(1, b"y")]
     assert bool(caplog.records) == logged
+
+
+def test_attributes_that_the_kernel_did_not_have_are_dropped_again() -> None:
+    """A reply on its way may bring them, older than the change, after the kernel was told."""
+    kernel = Kernel()
+    kernel.error = OSError(errno.ENOENT, "not there")
+    with running(kernel) as invalidator:
+        invalidator.attributes(1)
+        eventually(invalidator.settled)
+        kernel.error = None
+        eventually(lambda: kernel.inos == [1])
+        invalidator.repeat_attributes(1)
+        invalidator.attributes(2)
+        eventually(invalidator.settled)
+        assert kernel.inos == [1, 2]
+
+
+def test_attributes_that_nobody_ever_asks_for_are_given_up_but_dropped_at_an_open() -> None:
+    kernel = Kernel()
+    kernel.error = OSError(errno.ENOENT, "not there")
+    with running(kernel) as invalidator:
+        invalidator.attributes(1)
+        eventually(lambda: invalidator.status()["delivered"] == 1 + len(REPEAT_AFTER_S))
+        eventually(invalidator.settled)
+        kernel.error = None
+        invalidator.repeat_attributes(1)
+        eventually(invalidator.settled)
+        assert kernel.inos == [1]
 
 
 def test_the_end_does_not_wait_for_ever() -> None:

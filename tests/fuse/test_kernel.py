@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from s3vfs.filesystem import Found
-from s3vfs.fuse.kernel import IN_FLIGHT_S, UNLEARN_S, KernelCache, Name
+from s3vfs.fuse.kernel import IN_FLIGHT_S, RETRY_S, UNLEARN_S, KernelCache, Name
 from s3vfs.fuse.marks import InodeSet, RecentInodes
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.rows import Inode
@@ -34,6 +34,8 @@ class World:
     told: list[int | Name] = field(default_factory=list)
     dropped: list[Name] = field(default_factory=list)
     waiting: list[Callable[[], None]] = field(default_factory=list)
+    telling: set[int] = field(default_factory=set)
+    repeated: list[int] = field(default_factory=list)
 
     def holds(self, parent: int, name: bytes, ino: int) -> bool:
         return self.names.get((parent, name)) == ino
@@ -61,6 +63,12 @@ class World:
         dropped, self.dropped = self.dropped, []
         return dropped
 
+    def repeat_attributes(self, ino: int) -> None:
+        self.repeated.append(ino)
+
+    def attributes_waiting(self, ino: int) -> bool:
+        return ino in self.telling
+
     def kernel(self) -> KernelCache:
         return KernelCache(self, self, lambda: self.now_s, LIFETIME_S)
 
@@ -84,6 +92,14 @@ def test_only_what_was_given_is_invalidated() -> None:
     assert world.told == [FILE]
     world.now_s += 3 * LIFETIME_S
     kernel.hear(Changes(inodes={FILE, OTHER}), own=False)
+    assert world.told == [FILE]
+
+
+def test_acls_are_invalidated_however_long_ago_the_kernel_was_given_them() -> None:
+    """They hold there for as long as the inode."""
+    world = World()
+    kernel = world.kernel()
+    kernel.hear(Changes(inodes={FILE, OTHER}, acls={FILE}), own=False)
     assert world.told == [FILE]
 
 
@@ -144,6 +160,101 @@ def test_an_open_waits_until_the_name_is_unlearned_but_not_for_ever() -> None:
         assert trio.current_time() - before_s < 2 * UNLEARN_S
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_an_open_waits_until_changed_attributes_are_withdrawn_but_not_for_ever() -> None:
+    async def main() -> None:
+        world = World(telling={FILE})
+        kernel = world.kernel()
+        with trio.fail_after(0):
+            await kernel.attributes_withdrawn(OTHER)
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.attributes_withdrawn, FILE)
+            await trio.sleep(0.5)
+            world.telling.clear()
+        assert 0.5 <= trio.current_time() - began_s < UNLEARN_S
+        world.telling.add(FILE)
+        await kernel.attributes_withdrawn(FILE)
+        assert trio.current_time() - began_s >= UNLEARN_S
+        assert world.repeated == [OTHER, FILE, FILE]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+THREAD = 77
+
+
+def test_what_a_refused_thread_is_then_named_it_may_open_once() -> None:
+    kernel = World().kernel()
+    assert not kernel.is_second_try(THREAD, FILE)
+    kernel.refused(THREAD, FILE)
+    kernel.looked_up(THREAD, DIRECTORY)
+    kernel.looked_up(THREAD, OTHER)
+    assert not kernel.is_second_try(THREAD + 1, OTHER)
+    assert kernel.is_second_try(THREAD, OTHER)
+    assert not kernel.is_second_try(THREAD, OTHER)
+
+
+def test_a_refused_thread_that_was_named_another_inode_is_sent_back_again() -> None:
+    kernel = World().kernel()
+    kernel.refused(THREAD, FILE)
+    kernel.looked_up(THREAD, OTHER)
+    assert not kernel.is_second_try(THREAD, FILE)
+
+
+def test_a_path_without_names_is_opened_at_the_second_try() -> None:
+    """/proc/self/fd/3, or the working directory: there is nothing to look up."""
+    kernel = World().kernel()
+    kernel.refused(THREAD, FILE)
+    assert kernel.is_second_try(THREAD, FILE)
+
+
+def test_a_second_try_is_no_longer_one_after_a_while() -> None:
+    world = World()
+    kernel = world.kernel()
+    kernel.refused(THREAD, FILE)
+    kernel.looked_up(THREAD, FILE)
+    world.now_s += RETRY_S + 1
+    assert not kernel.is_second_try(THREAD, FILE)
+    assert not kernel.expects(FILE)
+
+
+def test_a_path_that_ends_in_nothing_ends_the_second_try() -> None:
+    """What the same thread is named next is another call's."""
+    kernel = World().kernel()
+    kernel.refused(THREAD, FILE)
+    kernel.looked_up(THREAD, 0)
+    kernel.looked_up(THREAD, OTHER)
+    assert not kernel.is_second_try(THREAD, OTHER)
+    assert not kernel.expects(OTHER)
+
+
+def test_a_directory_that_is_gone_is_told_to_be_outdated_once() -> None:
+    kernel = World().kernel()
+    assert not kernel.directory_is_gone(THREAD, DIRECTORY)
+    assert kernel.directory_is_gone(THREAD, DIRECTORY)
+    assert not kernel.directory_is_gone(THREAD, DIRECTORY)
+    kernel.looked_up(THREAD, FILE)
+    assert not kernel.directory_is_gone(THREAD, DIRECTORY)
+
+
+def test_threads_that_cannot_be_told_apart_have_no_second_try() -> None:
+    kernel = World().kernel()
+    kernel.refused(0, FILE)
+    assert not kernel.is_second_try(0, FILE)
+
+
+def test_what_was_named_to_a_refused_thread_is_expected_for_a_while() -> None:
+    world = World()
+    kernel = world.kernel()
+    kernel.looked_up(THREAD, OTHER)
+    assert not kernel.expects(OTHER)
+    kernel.refused(THREAD, FILE)
+    kernel.looked_up(THREAD, OTHER)
+    assert kernel.expects(OTHER)
+    world.now_s += RETRY_S
+    assert not kernel.expects(OTHER)
 
 
 def test_an_outdated_name_that_holds_again_sends_nobody_back() -> None:

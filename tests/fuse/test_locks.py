@@ -250,7 +250,7 @@ def test_a_waiter_that_is_killed_is_not_waited_for(
     assert c.answer() == "ok"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["flock", pytest.param("fcntl", marks=pytest.mark.long)])
 def test_the_lock_of_a_killed_daemon_goes_to_the_waiter(
     volume: Volume, talker: Callable[[Path], Talker], kind: str
 ) -> None:

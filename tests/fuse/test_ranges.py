@@ -112,11 +112,11 @@ def test_fallocate_on_one_mount_shows_on_the_other_after_close(pair: Pair) -> No
         assert data_of(descriptor) == data
         os.fsync(descriptor)
         assert data_of(descriptor) == data
-        assert os.fstat(descriptor).st_blocks == -(-79_980 // 512)
+        assert os.fstat(descriptor).st_blocks == -(-79_980 // 4096) * 8
     assert (there / "f").read_bytes() == want
     with opened(there / "f", os.O_RDONLY) as descriptor:
         assert data_of(descriptor) == data
-        assert os.fstat(descriptor).st_blocks == -(-79_980 // 512)
+        assert os.fstat(descriptor).st_blocks == -(-79_980 // 4096) * 8
 
 
 def test_fallocate_refuses_what_it_does_not_do(root: Path) -> None:
@@ -398,6 +398,20 @@ def test_open_files_do_not_notice_renames_on_the_other_mount(pair: Pair) -> None
 
 
 # -- O_APPEND ---------------------------------------------------------------------------------------------------------
+
+
+def test_append_set_later_goes_behind_what_others_appended(pair: Pair) -> None:
+    here, there = pair
+    with opened(here / "f") as one, opened(there / "f") as two:
+        for descriptor in (one, two):
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        for number in range(10):
+            for descriptor, word in ((one, b"one"), (two, b"two")):
+                assert os.write(descriptor, b"%s%d " % (word, number)) == 5
+        want = b"".join(b"one%d two%d " % (number, number) for number in range(10))
+        assert os.pread(two, 1_000, 0) == want
+        assert os.fstat(two).st_size == len(want)
+    assert (here / "f").read_bytes() == (there / "f").read_bytes() == want
 
 
 def test_append_set_later_places_writes_at_the_end(root: Path) -> None:

@@ -37,6 +37,8 @@ def timed_demo(machine: FreshMachine, user: str) -> str:
 
 def try_the_demo(machine: FreshMachine, user: str) -> None:
     """Both are mounted, share what is written, survive a second `./dev demo`, and end with `./dev demo-stop`."""
+    machine.run_as(user, ".venv/bin/python -c 'import s3vfs.fuse.native._interpose'")
+    machine.run_as(user, "flock demo/a/locked cat demo/b/locked")
     machine.run_as(user, "cp -r docs demo/a/ && sleep 0.2 && diff -r docs demo/b/docs")
     assert '"sessions"' in machine.run_as(user, ".venv/bin/s3vfs status --json demo/a").stdout
     again = timed_demo(machine, user)

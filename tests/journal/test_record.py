@@ -88,7 +88,7 @@ def test_a_newer_format_flag_feature_or_apply_version_stops_the_reader() -> None
         make(body, flags=2),
         make(body, zero=1),
         encode_record(msgspec.structs.replace(HEADER, features=1 << 40), []),
-        encode_record(msgspec.structs.replace(HEADER, apply_version=2), []),
+        encode_record(msgspec.structs.replace(HEADER, apply_version=3), []),
     ):
         with pytest.raises(UnknownFeature, match="update"):
             decode_record(data)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from s3vfs.namespace import acl
 from s3vfs.namespace.acl import GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, Entry
+from s3vfs.namespace.changes import changes_of
 from s3vfs.namespace.ops import XATTR_DROP_SETGID, Removexattr, Rmdir, SetattrMask, Setxattr
+from s3vfs.namespace.rows import xattr_key
 from tests.namespace.test_attributes import setattr_op
 from tests.namespace.volumes import TestVolume, create, write
 
@@ -243,3 +245,9 @@ def test_times_before_1970_are_kept(volume: TestVolume) -> None:
     volume.ok(setattr_op(16, both, atime_ns=-1, mtime_ns=-(2**63)))
     assert (volume.inode(16).atime_ns, volume.inode(16).mtime_ns) == (-1, -(2**63))
     volume.sound()
+
+
+def test_changes_name_the_inodes_whose_acls_changed() -> None:
+    changes = changes_of([xattr_key(16, acl.ACCESS), xattr_key(17, acl.DEFAULT), xattr_key(18, b"user.a")])
+    assert changes.acls == {16, 17}
+    assert changes.inodes == {16, 17, 18}

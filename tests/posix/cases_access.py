@@ -8,7 +8,7 @@ import stat
 from tests.posix.site import ALICE, BOB, CAROL, ROOT, Site, User, case, short_case
 
 
-@short_case
+@case
 def modes_decide_who_opens(site: Site) -> None:
     """Owner, then group, then others: the first that fits decides."""
     for bits in range(8):
@@ -36,7 +36,7 @@ def modes_decide_who_enters_and_lists(site: Site) -> None:
                     site.do(os.rmdir, f"{path}/{who.name}")
 
 
-@short_case
+@case
 def without_search_permission_nothing_works(site: Site) -> None:
     site.dir("closed", 0o700, ALICE)
     site.file("closed/file", 0o666, BOB)
@@ -74,7 +74,7 @@ def without_search_permission_nothing_works(site: Site) -> None:
     site.names("bobs")
 
 
-@short_case
+@case
 def without_write_permission_no_names_change(site: Site) -> None:
     for mode in (0o755, 0o555):
         directory = site.dir(f"readable-{mode:o}", 0o755, ALICE)
@@ -113,7 +113,7 @@ def only_root_makes_devices(site: Site) -> None:
             site.do(os.mknod, "directory", stat.S_IFDIR | 0o700)
 
 
-@short_case
+@case
 def the_sticky_bit_restricts_removal(site: Site) -> None:
     """Only the entry's owner, the directory's owner and root: unlink, rmdir, and both sides of a rename."""
     for sticky in (0o1777, 0o777):

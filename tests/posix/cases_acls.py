@@ -83,7 +83,7 @@ def chmod_and_the_mask(site: Site) -> None:
     show(site, "plain")
 
 
-@short_case
+@case
 def removing_an_acl_keeps_the_mode(site: Site) -> None:
     site.file("file")
     set_acl("file", RICH)
@@ -141,7 +141,7 @@ def what_is_no_acl(site: Site) -> None:
         site.do(os.setxattr, "file", ACCESS, good, flags)
 
 
-@short_case
+@case
 def only_owners_set_acls(site: Site) -> None:
     site.make("dir", "dir", ALICE)
     for who in (BOB, CAROL, ALICE, ROOT):
@@ -153,7 +153,7 @@ def only_owners_set_acls(site: Site) -> None:
     show(site, "dir")
 
 
-@short_case
+@case
 def acls_decide_who_opens(site: Site) -> None:
     people = (ALICE, BOB, CAROL, User("dave", 64004, TEAM), User("eve", 64005, 64005))
     for words in (
@@ -230,7 +230,7 @@ def default_acls_and_setgid_directories(site: Site) -> None:
     show(site, "team/file", "team/dir", "team/dir/below")
 
 
-@short_case
+@case
 def setgid_and_acls(site: Site) -> None:
     for gid in (ALICE.gid, TEAM):
         for who in (ALICE, ROOT):
@@ -250,7 +250,7 @@ def setgid_and_acls(site: Site) -> None:
     show(site, "written", "given")
 
 
-@short_case
+@case
 def acls_stay_with_their_inode(site: Site) -> None:
     site.file("a", data=b"data")
     set_acl("a", RICH)

@@ -30,7 +30,7 @@ def times_of(path: str) -> tuple[int, int]:
     return status.st_atime_ns, status.st_mtime_ns
 
 
-@short_case
+@case
 def flags_of_open_and_every_kind(site: Site) -> None:
     for kind in ("file", "dir", "fifo", "socket", "symlink", "link-to-file", "link-to-dir"):
         if kind.startswith("link-to-"):
@@ -105,7 +105,7 @@ def sockets_and_fifos_are_opened_by_the_kernel(site: Site) -> None:
     site.do(os.unlink, "socket")
 
 
-@short_case
+@case
 def truncate_to_every_size(site: Site) -> None:
     site.file("file", data=b"0123456789")
     for size in (9, 5, 20, 0, 4097, -1, 1 << 40, 3):  # to the same size: local file systems differ about the times
@@ -176,7 +176,7 @@ def running_programs_are_not_written(site: Site) -> None:
     site.do(run)
 
 
-@short_case
+@case
 def writes_move_times(site: Site) -> None:
     site.file("file", data=b"0123456789")
     descriptor = site.open("file", os.O_RDWR)
@@ -207,7 +207,7 @@ def writes_after_times_were_set(site: Site) -> None:
     site.lstat("file")
 
 
-@short_case
+@case
 def times_of_every_size(site: Site) -> None:
     """Before 1970, after 2038, to the nanosecond."""
     for kind in ("file", "dir", "symlink", "fifo"):
@@ -247,7 +247,7 @@ def times_before_1970_are_written_with_data(site: Site) -> None:
         site.contents(path)
 
 
-@short_case
+@case
 def utimensat_now_and_omit(site: Site) -> None:
     now, omit = (0, UTIME_NOW), (0, UTIME_OMIT)
     for kind in ("file", "dir"):
@@ -274,7 +274,7 @@ def utimensat_now_and_omit(site: Site) -> None:
     site.note(times_of("dangling"))
 
 
-@short_case
+@case
 def reading_leaves_all_times(site: Site) -> None:
     """Always noatime: here the local directory may differ, so only mtime and ctime are compared."""
     site.file("file", data=b"data")
@@ -339,7 +339,7 @@ def a_removed_directory_is_dead(site: Site) -> None:
     site.look("dead")
 
 
-@short_case
+@case
 def directories_while_they_change(site: Site) -> None:
     site.dir("d")
     for index in range(120):

@@ -27,7 +27,7 @@ def chmod_through_a_symlink(site: Site) -> None:
     site.look("target", "link")
 
 
-@short_case
+@case
 def only_owners_change_modes(site: Site) -> None:
     for kind in KINDS:
         site.make(kind, kind, ALICE)
@@ -62,7 +62,7 @@ def sticky_bit_of_files(site: Site) -> None:
     site.look("file")
 
 
-@short_case
+@case
 def chown_of_every_kind(site: Site) -> None:
     for kind in ALL_KINDS:
         site.make(kind, kind)
@@ -83,7 +83,7 @@ def chown_follows_or_not(site: Site) -> None:
     site.look("target", "link")
 
 
-@short_case
+@case
 def owners_give_files_to_their_groups_only(site: Site) -> None:
     for kind in ALL_KINDS:
         site.make(kind, kind, User("carol", CAROL.uid, CAROL.gid))
@@ -96,7 +96,7 @@ def owners_give_files_to_their_groups_only(site: Site) -> None:
         site.look(kind)
 
 
-@short_case
+@case
 def chown_clears_setuid_and_setgid(site: Site) -> None:
     for who in (ROOT, CAROL):
         for kind in ("file", "dir"):
@@ -119,7 +119,7 @@ def chown_to_oneself_moves_ctime(site: Site) -> None:
             site.moved(kind, os.lchown, kind, ALICE.uid, ALICE.gid)
 
 
-@short_case
+@case
 def writing_clears_setuid_and_setgid(site: Site) -> None:
     def write(path: str) -> int:
         descriptor = os.open(path, os.O_WRONLY)

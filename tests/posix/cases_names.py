@@ -66,7 +66,7 @@ def try_everywhere(site: Site, path: str, what: str) -> None:
     site.names(".")
 
 
-@short_case
+@case
 def paths_through_what_is_no_directory(site: Site) -> None:
     for kind in ("file", "fifo", "char", "socket"):
         site.make(kind, kind)
@@ -84,7 +84,7 @@ def paths_through_what_is_not_there(site: Site) -> None:
     try_everywhere(site, "", "empty path")
 
 
-@short_case
+@case
 def loops_of_symlinks(site: Site) -> None:
     os.symlink("b", "a")
     os.symlink("a", "b")
@@ -99,7 +99,7 @@ def loops_of_symlinks(site: Site) -> None:
     site.look("self")
 
 
-@short_case
+@case
 def chains_of_symlinks(site: Site) -> None:
     """40 may be followed."""
     site.file("link0", data=b"end")
@@ -109,7 +109,7 @@ def chains_of_symlinks(site: Site) -> None:
         site.open(f"link{index}", os.O_RDONLY)
 
 
-@short_case
+@case
 def names_of_every_length(site: Site) -> None:
     longest, longer = "n" * 255, "n" * 256
     for name in (longest, longer, "\u00e4" * 127 + "x", "\u00e4" * 128):
@@ -119,7 +119,7 @@ def names_of_every_length(site: Site) -> None:
         try_everywhere(site, f"{name}/below", f"below {len(name)} characters")
 
 
-@short_case
+@case
 def paths_of_every_length(site: Site) -> None:
     """PATH_MAX counts the NUL."""
     for length in (4093, 4094, 4095, 4096, 5000):
@@ -140,7 +140,7 @@ def strange_names(site: Site) -> None:
     site.note(sorted(os.listdir(b".")))
 
 
-@short_case
+@case
 def dot_and_dotdot(site: Site) -> None:
     site.dir("d")
     site.dir("d/e")
@@ -162,7 +162,7 @@ def dot_and_dotdot(site: Site) -> None:
                 site.dir(directory)
 
 
-@short_case
+@case
 def symlink_targets_of_every_length(site: Site) -> None:
     for length in (0, 1, 255, 1000, 4094, 4095, 4096, 5000):
         site.moved(".", os.symlink, "t" * length, f"link{length}")
@@ -179,7 +179,7 @@ def readlink_of_what_is_none(site: Site) -> None:
         site.do(os.readlink, kind)
 
 
-@short_case
+@case
 def creation_where_something_is(site: Site) -> None:
     for kind in KINDS:
         site.make(kind, kind)
@@ -230,7 +230,7 @@ def other_file_systems(site: Site) -> None:
     (site.elsewhere / "there").unlink()
 
 
-@short_case
+@case
 def renames_of_every_kind_onto_every_kind(site: Site) -> None:
     kinds = ("file", "dir", "symlink", "full")
     pairs = [(source, target) for source in kinds for target in (*kinds, "none")]
@@ -251,7 +251,7 @@ def renames_of_every_kind_onto_every_kind(site: Site) -> None:
         os.system("rm -rf from to")
 
 
-@short_case
+@case
 def rename_flags(site: Site) -> None:
     for flags in (NOREPLACE, EXCHANGE, NOREPLACE | EXCHANGE, WHITEOUT, EXCHANGE | WHITEOUT, 8):
         if flags & WHITEOUT:
@@ -300,7 +300,7 @@ def renames_between_links_of_one_file_do_nothing(site: Site) -> None:
     site.names()
 
 
-@short_case
+@case
 def directories_never_move_below_themselves(site: Site) -> None:
     os.makedirs("a/b/c")
     site.file("a/b/file")
@@ -360,7 +360,7 @@ def removal_of_every_kind(site: Site) -> None:
         site.look(kind, ".")
 
 
-@short_case
+@case
 def unlink_moves_the_ctime_of_what_is_left(site: Site) -> None:
     site.file("a")
     os.link("a", "b")

@@ -27,7 +27,7 @@ def listxattr_into(path: str, size: int) -> int:
     return int(result)
 
 
-@short_case
+@case
 def name_spaces_and_kinds(site: Site) -> None:
     for kind in KINDS:
         site.make(kind, kind, mode=0o666)
@@ -53,7 +53,7 @@ def create_and_replace(site: Site) -> None:
     site.do(os.listxattr, "file")
 
 
-@short_case
+@case
 def sizes(site: Site) -> None:
     site.file("file")
     for length in (0, 1, 100, 4000):
@@ -78,7 +78,7 @@ def binary_values_and_odd_names(site: Site) -> None:
     site.note(sorted(os.listxattr("dir")))
 
 
-@short_case
+@case
 def who_may(site: Site) -> None:
     for mode in (0o644, 0o666, 0o640, 0o222):
         for kind in ("file", "dir"):

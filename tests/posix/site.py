@@ -307,7 +307,7 @@ Case = Callable[[Site], None]
 
 @dataclass
 class Registry:
-    """Cases in the order in which their modules define them. `short` ones also run where each call costs much."""
+    """Cases in the order in which their modules define them. `short` ones also run on two mounts by default."""
 
     cases: dict[str, Case] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
@@ -330,7 +330,7 @@ def case(function: Case) -> Case:
 
 
 def short_case(function: Case) -> Case:
-    """A case that also runs on a real object store by default."""
+    """A case that also runs on two mounts by default."""
     return REGISTRY.add(function, short=True)
 
 

@@ -17,7 +17,6 @@ from tests.servers.place import ServerPlace
 # Importing them has filled the registry.
 _MODULES = (cases_access, cases_acls, cases_files, cases_modes, cases_names, cases_xattrs)
 _ALL = list(REGISTRY.cases)
-_SHORT = [name for name in _ALL if name in REGISTRY.short]
 _numbers = itertools.count()
 
 
@@ -71,8 +70,17 @@ def seaweed_pair(seaweed: ServerPlace, tmp_path_factory: pytest.TempPathFactory)
         yield volume.mount("--freshness", "0"), volume.mount("--freshness", "0")
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", _SHORT)
+# Enough to see that nothing depends on the store; all of it is part of the long run.
+_ON_AN_OBJECT_STORE = (
+    "cases_acls-chmod_and_the_mask",
+    "cases_files-truncation_at_open",
+    "cases_names-removal_of_every_kind",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in _ON_AN_OBJECT_STORE else pytest.param(name, marks=pytest.mark.long) for name in _ALL]
+)
 def test_two_mounts_on_an_object_store(name: str, local_place: Path, seaweed_pair: tuple[Mount, Mount]) -> None:
     here, there = seaweed_pair
     compare(name, local_place, here.path, there.path)

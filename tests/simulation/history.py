@@ -178,7 +178,8 @@ class History:
         call(client)
 
     def _clear(self, client: Client) -> None:
-        client.way.climate = ROUGH
+        if self._running:  # else the weather has cleared for good
+            client.way.climate = ROUGH
 
     async def _kill(self, client: Client) -> None:
         if client.life is None:

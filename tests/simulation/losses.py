@@ -47,6 +47,7 @@ class Losses:
                 raise Violation(f"{name}: unpublished bytes of file {file.ino} are neither in the tree nor spilled")
             used += bool(ranges) and seen != file.states[-1]
             file.states, file.durable, file.maybe = [seen], 0, None
+            file.beginnings += 1
         self.disk_replaced = False
         return used
 

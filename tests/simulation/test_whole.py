@@ -40,10 +40,10 @@ def test_one_seed_is_one_history_of_whole_clients() -> None:
 @pytest.mark.parametrize("name", WHOLE_MUTANTS)
 def test_whole_clients_notice_a_broken_rule(name: str) -> None:
     mutant = WHOLE_MUTANTS[name]
-    for seed in range(15):
+    for seed in range(30):
         try:
             with mutant.active():
                 run_whole(seed)
         except Violation:
             return
-    pytest.fail(f"15 histories did not notice that {mutant.what}")
+    pytest.fail(f"30 histories did not notice that {mutant.what}")

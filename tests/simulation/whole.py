@@ -124,7 +124,7 @@ class WholeHistory(History):
         self._losses = {client.name: Losses() for client in self._clients}
         for client in self._clients:
             self._with_late_puts(client)
-            client.options = replace(client.options, io_timeout_s=5)  # commits are in doubt now and then
+            client.options = replace(client.options, io_timeout_s=8)  # commits are in doubt now and then
 
     @staticmethod
     def _with_late_puts(client: Client) -> None:
@@ -163,7 +163,8 @@ class WholeHistory(History):
             return self._world, life, filesystem, random.Random(f"{self._world.seed}/{life.name}/{name}"), self.figures
 
         owner = Owner(*part("owner"), self._files[client.name], client.name)
-        if life.session.resumed and not client.lost:
+        client.lost |= not life.session.resumed  # until it has been accounted for, by a later life if need be
+        if not client.lost:
             await owner.take_up()
         else:
             trees = await owner.look()

@@ -40,6 +40,7 @@ class Figures:
 class OwnFile:
     """`states`: all contents whose change was acknowledged, oldest first; `durable`: the index of the one that the last
     fsync or close has answered for. `maybe`: the outcome of a change whose answer never came. `gone`: being unlinked.
+    `beginnings`: how often its owner has lost its office or its disk, and has begun anew with what was left.
     """
 
     name: bytes
@@ -48,6 +49,7 @@ class OwnFile:
     durable: int = 0
     maybe: bytes | None = None
     gone: bool = False
+    beginnings: int = 0
 
     def possible(self, durable: int) -> list[bytes]:
         """What others may see who began to look when `durable` was the durable one."""
@@ -143,19 +145,23 @@ class Owner(_Program):
             await self._run(steps)
         except SessionFenced:
             for file, handle in self._handles.items():
-                await self._refused(file, self._fs.write(handle, 0, b"x"))
-                if file.durable < len(file.states) - 1:
-                    await self._refused(file, self._fs.fsync(handle))
+                await self._try_refused(file, handle)
             raise
 
-    async def _refused(self, file: OwnFile, call: Awaitable[object]) -> None:
-        """Handles of a session that was ended give EIO, whatever had been written through them."""
+    async def _try_refused(self, file: OwnFile, handle: int) -> None:
+        """Handles of a session that was ended give EIO: to what is written, and to fsync unless all of it had been
+        published before."""
         try:
-            await call
+            await self._fs.write(handle, 0, b"x")
         except SessionFenced as error:
             self._count["handles refused"] += error.errno == errno.EIO
         else:
             raise Violation(f"{self._life.name}: a handle of file {file.ino} works although the session was ended")
+        try:
+            await self._fs.fsync(handle)
+        except SessionFenced:
+            return
+        file.durable = len(file.states) - 1
 
     async def _run(self, steps: int) -> None:
         for _ in range(steps):
@@ -290,7 +296,7 @@ class Auditor(_Program):
 
     async def audit(self, file: OwnFile) -> None:
         """All that fsync had answered for when this began, or something later."""
-        durable = file.durable
+        durable, beginnings = file.durable, file.beginnings
         try:
             await self._life.session.fresh(0)
             seen = await self._whole(file.ino)
@@ -298,6 +304,8 @@ class Auditor(_Program):
             if file.gone:
                 return
             raise Violation(f"{self._life.name}: file {file.ino} of another client: {error!r}") from error
+        if file.beginnings > beginnings:
+            return
         if not file.gone and not explained(seen, file.possible(durable)):
             states = [len(state) for state in file.possible(durable)]
             raise Violation(f"{self._life.name} reads {len(seen)} wrong bytes of file {file.ino}; states: {states}")
@@ -318,7 +326,7 @@ class Holder(_Program):
                     self._count["unreachable"] += 1
 
     async def _hold(self, file: OwnFile) -> None:
-        durable, count = file.durable, len(file.states)
+        durable, beginnings = file.durable, file.beginnings
         try:
             await self._life.session.fresh(0)
             handle = await self._fs.open(file.ino, os.O_RDONLY, ROOT)
@@ -329,9 +337,9 @@ class Holder(_Program):
         try:
             for _ in range(self._generator.randrange(1, 6)):
                 await self._pause()
-                if len(file.states) < count:
-                    return  # its owner has lost its office, and begins to count anew
                 seen = bytes(await self._fs.read(handle, 0, 2 * MOST_BYTES))
+                if file.beginnings > beginnings:
+                    return
                 if not explained(seen, file.possible(durable)):
                     raise Violation(f"{self._life.name}: file {file.ino}, held open, has wrong bytes")
                 self._count["held, removed" if file.gone else "held"] += 1

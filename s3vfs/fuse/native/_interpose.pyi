@@ -25,7 +25,7 @@ class Request:
         """0: success."""
 
     def reply_count(self, count: int, /) -> int:
-        """copy_file_range: bytes, below 2**32."""
+        """copy_file_range, append: bytes, below 2**32."""
 
     def reply_offset(self, offset: int, /) -> int:
         """lseek."""
@@ -47,6 +47,7 @@ def install(handler: Callable[..., object] | None, /) -> None:
         fallocate        handle, mode, offset, length
         lseek            handle, offset, whence (SEEK_DATA, SEEK_HOLE)
         copy_file_range  source handle, source offset, handle, offset, length, flags
+        append           handle, data (bytes): a write with O_APPEND
         flush            handle, owner
         release          handle, owner, flock (0 or 1)
         setxattr         ino, name (bytes), value (bytes), flags

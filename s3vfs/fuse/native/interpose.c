@@ -48,6 +48,7 @@ static unsigned long sessions; /* how many sessions have had our handlers */
 static struct fuse_session *ours;                           /* only compared */
 static int init_answered;                                   /* whether INIT has had its reply */
 static void (*given_init)(void *, struct fuse_conn_info *); /* pyfuse3's own handler */
+static void (*given_write_buf)(fuse_req_t, fuse_ino_t, struct fuse_bufvec *, off_t, struct fuse_file_info *);
 
 /* -- requests ------------------------------------------------------------------------------------------------------ */
 
@@ -382,6 +383,26 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_offse
             (u64)length, flags);
 }
 
+/* O_APPEND comes and goes after the open as well (F_SETFL): each request tells. */
+static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *source, off_t offset,
+                         struct fuse_file_info *fi)
+{
+    struct fuse_bufvec target = FUSE_BUFVEC_INIT(fuse_buf_size(source));
+    ssize_t length;
+
+    if (!(fi->flags & O_APPEND)) {
+        given_write_buf(req, ino, source, offset, fi);
+        return;
+    }
+    target.buf[0].mem = malloc(target.buf[0].size);
+    length = target.buf[0].mem ? fuse_buf_copy(&target, source, 0) : -ENOMEM;
+    if (length < 0)
+        fuse_reply_err(req, (int)-length);
+    else
+        pass_on(req, "append", "(Ky#)", (u64)fi->fh, (const char *)target.buf[0].mem, (Py_ssize_t)length);
+    free(target.buf[0].mem);
+}
+
 static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
@@ -433,6 +454,9 @@ static void add_handlers(struct fuse_lowlevel_ops *ops, PyObject *handler)
     ops->fallocate = on_fallocate;
     ops->lseek = on_lseek;
     ops->copy_file_range = on_copy_file_range;
+    given_write_buf = ops->write_buf;
+    if (given_write_buf)
+        ops->write_buf = on_write_buf;
     ops->flush = on_flush;
     ops->release = on_release;
     ops->setxattr = on_setxattr;

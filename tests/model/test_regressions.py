@@ -1,0 +1,82 @@
+"""What random calls have found, as short as it was made. Each must do on two mounts what it does on tmpfs."""
+
+from __future__ import annotations
+
+import os
+
+from tests.model.chooser import KEEP_SIZE
+from tests.model.conftest import WorldMaker
+
+RDWR_CREATE = os.O_RDWR | os.O_CREAT
+
+
+def test_truncating_an_empty_file_at_open_moves_its_times(new_world: WorldMaker) -> None:
+    new_world().replay(
+        [
+            ("open", (0, "a", RDWR_CREATE, 0o644), 0),
+            ("observe", (), 0),
+            ("open", (1, "a", os.O_RDONLY | os.O_CREAT | os.O_TRUNC, 0o644), 0),
+            ("observe", (), 0),
+        ]
+    )
+
+
+def test_truncate_to_the_size_that_it_has_leaves_mtime(new_world: WorldMaker) -> None:
+    new_world().replay(
+        [
+            ("open", (0, "a", RDWR_CREATE, 0o644), 0),
+            ("ftruncate", (0, 1 << 20), 0),
+            ("observe", (), 0),
+            ("truncate", ("a", 1 << 20), 0),
+            ("observe", (), 0),
+            ("ftruncate", (0, 1 << 20), 0),
+            ("observe", (), 0),
+        ]
+    )
+
+
+def test_an_owner_outside_the_group_loses_setgid_with_a_chown(new_world: WorldMaker) -> None:
+    new_world().replay(
+        [
+            ("open", (0, "a", RDWR_CREATE, 0o644), 1),
+            ("chmod", ("a", 0o2745), 0),
+            ("fchown", (0, -1, 1001), 0),
+            ("fchown", (0, -1, 1000), 1),
+            ("observe", (), 0),
+        ]
+    )
+
+
+def test_attribute_names_need_more_than_their_prefix(new_world: WorldMaker) -> None:
+    new_world().replay(
+        [
+            ("setxattr", (".", "user.", (9, 5), os.XATTR_REPLACE, True), 0),
+            ("setxattr", (".", "user.", (9, 5), 0, True), 0),
+            ("getxattr", (".", "user."), 0),
+        ]
+    )
+
+
+def test_what_one_mount_has_written_the_other_maps_and_copies(new_world: WorldMaker) -> None:
+    """No failure: one walk through what a change of hands must carry over."""
+    new_world().replay(
+        [
+            ("mkdir", ("d", 0o777), 1),
+            ("open", (0, "d/a", RDWR_CREATE, 0o666), 1),
+            ("pwrite", (0, 5, (70_000, 9)), 1),
+            ("switch", (False,), 0),
+            ("open", (0, "d/a", os.O_RDWR, 0), 2),
+            ("map_read", (0, False), 0),
+            ("map_write", (0, 4096, (5000, 3), False), 2),
+            ("fallocate", (0, KEEP_SIZE, 0, 300_000), 2),
+            ("switch", (False,), 0),
+            ("map_read", (0, False), 0),
+            ("copy_range", (0, 100, 0, 80_000, 9_000), 1),
+            ("rename", ("d", "e", 0), 0),
+            ("switch", (False,), 0),
+            ("load", ("e/a",), 0),
+            ("unlink", ("e/a",), 0),
+            ("fstat", (0,), 0),
+            ("pread", (0, 0, 100_000), 0),
+        ]
+    )
