@@ -3,8 +3,8 @@
     python -m tests.fuse.locker talk FILE               reads commands from stdin, answers each with a line
     python -m tests.fuse.locker count FILE KIND ROUNDS  adds 1 to the number in FILE, ROUNDS times; KIND: flock, fcntl
 
-Commands of `talk`: KIND OPERATION [START LENGTH], with OPERATION of sh, ex, un, try-sh, try-ex; read; write TEXT; open;
-close; flushed. The answer is `ok`, the name of an errno, or what was read.
+Commands of `talk`: KIND OPERATION [START LENGTH], with OPERATION of sh, ex, un, try-sh, try-ex; read; write TEXT; stamp
+(mtime 1); open; close. The answer is `ok`, the name of an errno, or what was read.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def _obey(path: str, descriptors: list[int], words: list[str]) -> str:
             return os.pread(descriptor, 1 << 20, 0).decode() or "nothing"
         case ["write", text]:
             os.pwrite(descriptor, text.encode(), 0)
+        case ["stamp"]:
+            os.utime(descriptor, ns=(1, 1))
         case ["open"]:
             descriptors.append(os.open(path, os.O_RDWR))
         case ["close"]:

@@ -139,17 +139,18 @@ def test_a_lock_is_seen_on_the_other_mount_and_on_its_own(
 def test_under_a_lock_an_old_descriptor_reads_what_the_last_holder_wrote(
     pair: Pair, talker: Callable[[Path], Talker], kind: str
 ) -> None:
-    """Same size, same length of time: nothing but the lock tells the kernel that its pages are old."""
+    """Same size, same mtime: nothing but the lock tells the kernel that its pages are old."""
     here, there = pair
     (here / "file").write_bytes(b"aaaa")
     a, b = talker(here / "file"), talker(there / "file")
+    assert a("stamp") == "ok"
     assert a("read") == b("read") == "aaaa"
-    for text in ("bbbb", "cccc", "dddddd"):
-        assert a(f"{kind} ex") == a(f"write {text}") == a(f"{kind} un") == "ok"
+    for text in ("bbbb", "cccc", "dddd"):
+        assert a(f"{kind} ex") == a(f"write {text}") == a("stamp") == a(f"{kind} un") == "ok"
         assert b(f"{kind} sh") == "ok"
         assert b("read") == text
         assert b(f"{kind} un") == "ok"
-        assert b(f"{kind} ex") == b(f"write {text.upper()}") == b(f"{kind} un") == "ok"
+        assert b(f"{kind} ex") == b(f"write {text.upper()}") == b("stamp") == b(f"{kind} un") == "ok"
         assert a(f"{kind} sh") == "ok"
         assert a("read") == text.upper()
         assert a(f"{kind} un") == "ok"
