@@ -117,8 +117,8 @@ class Contents:
     def _file(self, ino: int) -> OpenFile:
         file = self._files.get(ino)
         if file is None:
-            environment = self._session.environment
-            working = WorkingFile.place(self._folder, ino, environment.boot_id, self._sizes.object_bytes)
+            boot_id, sid = self._session.environment.boot_id, self._session.sid
+            working = WorkingFile.place(self._folder, ino, boot_id, sid, self._sizes.object_bytes)
             file = self._files[ino] = OpenFile(ino, working)
         return file
 

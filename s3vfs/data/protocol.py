@@ -60,8 +60,8 @@ class DataSession(Protocol):
     def incarnation(self) -> int: ...
 
     @property
-    def resumed(self) -> bool:
-        """Whether this session is the one that an earlier process here was (R13)."""
+    def sid(self) -> int:
+        """Tells whether an earlier process here was the same session (R13)."""
         ...
 
     def refusal(self) -> S3vfsError | None:

@@ -4,7 +4,7 @@ A change is in the log before it is acknowledged, and after its bytes are in the
 cache, so they survive a killed daemon, not a power cut: the boot id in the header tells. Entries are 32 bytes at
 multiples of 32, so that one never spans two pages and a kill cannot tear it.
 
-    0   64  header: magic, inode, base version, xxh3_128 of the boot id, xxh3 of what is before, zeros
+    0   64  header: magic, inode, base version, xxh3_128 of the boot id, sid, xxh3 of what is before
     64  32  entry: xxh32 of the rest, kind, three numbers (see `_Kind`)
     ...
 
@@ -25,8 +25,8 @@ import xxhash
 from s3vfs.data.pending import Pending, Share
 from s3vfs.data.ranges import RangeSet
 
-_MAGIC = b"S3VFSWL2"
-_HEAD = struct.Struct(">8sQQ16s")
+_MAGIC = b"S3VFSWL3"
+_HEAD = struct.Struct(">8sQQ16sQ")
 _CHECK = struct.Struct(">Q")
 _ENTRY = struct.Struct(">IQQQ")
 _ENTRY_CHECK = struct.Struct(">I")
@@ -63,6 +63,7 @@ class Replayed:
     ino: int
     base_version: int
     same_boot: bool
+    sid: int
     captured: Pending
     later: Pending
     sent: list[tuple[int, int, Share]]
@@ -78,9 +79,10 @@ class Replayed:
 class RangeLog:
     """The open log of one working file, for appending."""
 
-    def __init__(self, path: Path, ino: int, boot_id: str) -> None:
+    def __init__(self, path: Path, ino: int, boot_id: str, sid: int) -> None:
         self.path = path
         self._ino = ino
+        self._sid = sid
         self._boot = xxhash.xxh3_128_digest(boot_id.encode())
         self._fd = -1
         self._at = 0
@@ -95,7 +97,7 @@ class RangeLog:
         return (self._at - HEADER_BYTES) // ENTRY_BYTES if self._at else 0
 
     def _header(self, base_version: int) -> bytes:
-        head = _HEAD.pack(_MAGIC, self._ino, base_version, self._boot)
+        head = _HEAD.pack(_MAGIC, self._ino, base_version, self._boot, self._sid)
         return (head + _CHECK.pack(xxhash.xxh3_64_intdigest(head))).ljust(HEADER_BYTES, b"\0")
 
     def start(self, base_version: int, pending: Pending) -> None:
@@ -194,11 +196,11 @@ def replay(path: Path, boot_id: str) -> Replayed | None:
     raw = path.read_bytes()
     if len(raw) < HEADER_BYTES or raw[:8] != _MAGIC:
         return None
-    _, ino, base_version, boot = _HEAD.unpack_from(raw)
+    _, ino, base_version, boot, sid = _HEAD.unpack_from(raw)
     if _CHECK.unpack_from(raw, _HEAD.size)[0] != xxhash.xxh3_64_intdigest(raw[: _HEAD.size]):
         return None
     same_boot = boot == xxhash.xxh3_128_digest(boot_id.encode())
-    found = Replayed(ino, base_version, same_boot, Pending(), Pending(), [])
+    found = Replayed(ino, base_version, same_boot, sid, Pending(), Pending(), [])
     parts, holes = RangeSet(), RangeSet()
     for at in range(HEADER_BYTES, len(raw) - ENTRY_BYTES + 1, ENTRY_BYTES):
         body = raw[at + _ENTRY_CHECK.size : at + ENTRY_BYTES]

@@ -323,18 +323,21 @@ class Upkeep:
         environment = self._session.environment
         with self._session.view() as txn:
             inode = Rows(txn).inode(replayed.ino)
-        # Another session's op numbers say nothing about this one's row.
+        # Another session's op numbers say nothing about this one's row. It may be long gone, and this one have been
+        # resumed since, where daemons were killed before they came to this.
+        ours = replayed.sid == self._session.sid
         took_effect = partial(self._publisher.took_effect, replayed.ino)
-        pending = replayed.remaining(took_effect if self._session.resumed else lambda *_: False)
+        pending = replayed.remaining(took_effect if ours else lambda *_: False)
+        sid, object_bytes = self._session.sid, self._sizes.object_bytes
         working = WorkingFile.place(
-            self._folder, replayed.ino, environment.boot_id, self._sizes.object_bytes, left_behind=True
+            self._folder, replayed.ino, environment.boot_id, sid, object_bytes, left_behind=True
         )
         if not pending or inode is None or inode.nlink == 0:
             if pending.dirty:
                 _log.warning("unpublished bytes of inode %d go with it: it is gone", replayed.ino)
             working.remove()
             return
-        if not (replayed.same_boot and self._session.resumed):
+        if not (replayed.same_boot and ours):
             reason = "the machine was restarted" if not replayed.same_boot else "the session that has them was ended"
             working.pending = pending
             await self._keep(working, f"{reason} before these bytes were in the bucket")

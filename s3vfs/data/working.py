@@ -77,11 +77,11 @@ class WorkingFile:
 
     @classmethod
     def place(
-        cls, folder: Path, ino: int, boot_id: str, object_bytes: int, *, left_behind: bool = False
+        cls, folder: Path, ino: int, boot_id: str, sid: int, object_bytes: int, *, left_behind: bool = False
     ) -> WorkingFile:
         """The working file of an inode, not opened yet. `left_behind`: an earlier daemon made it."""
         path = folder / f"{ino:016x}"
-        log = RangeLog(path.with_suffix(".log"), ino, boot_id)
+        log = RangeLog(path.with_suffix(".log"), ino, boot_id, sid)
         return cls(ino, path, log, object_bytes, _made=left_behind)
 
     # -- local file ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
@@ -56,6 +57,7 @@ class Volume:
         self.records: list[Sequence[AnyOp]] = []
         self.numbers = itertools.count(1)
         self.landed: set[int] = set()
+        self.sids: dict[Path, int] = {}
         self.apply([Format("volume", 0, 0, 0o755, 0, 0, 1)], None)
         _, block = self.apply([Announce("author of names"), Block(60_000)], None)
         self._inos = itertools.count(block.value)
@@ -151,7 +153,6 @@ class Client:
     never_answer: bool = False
     unheard: bool = False
     before_answer: Callable[[], object] | None = None
-    resumed: bool = True
     incarnation: int = 1
     looks: int = 0
     on_fresh: Callable[[], None] | None = None
@@ -159,6 +160,7 @@ class Client:
 
     def __post_init__(self) -> None:
         self.sid = 2 + self.volume.mounts
+        self.incarnation = 1 + self.volume.mounts
         self.volume.mounts += 1
         self.volume.clients.append(self)
 
@@ -187,7 +189,7 @@ class Client:
 
     def new_object(self) -> bytes:
         self._objects += 1
-        return self.sid.to_bytes(8, "big") + (1).to_bytes(4, "big") + self._objects.to_bytes(4, "big")
+        return self.sid.to_bytes(8, "big") + self.incarnation.to_bytes(4, "big") + self._objects.to_bytes(4, "big")
 
     def listen(self, callback: Listener, *, reloaded: Callable[[], None] | None = None) -> None:
         self.listeners.append(callback)

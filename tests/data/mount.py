@@ -69,7 +69,9 @@ def build(
     """A mount whose `contents.run` has not been started. Call inside trio."""
     script, counters = Script(), Counters()
     store = counted(with_faults(volume.bucket.open(), script, sleep=time.sleep), counters)
-    client = Client(volume, store, environment(run, boot_id=boot_id), resumed=resumed)
+    client = Client(volume, store, environment(run, boot_id=boot_id))
+    if resumed:
+        client.sid = volume.sids.setdefault(folder, client.sid)
     cache = Cache(folder / "blocks", sizes.sector_bytes, cache_bytes, 0, client.environment.boottime_ns)
     contents = Contents(client, folder / "working", cache, sizes=sizes, limits=limits, spill=Spill(folder / "spill"))
     return Mount(volume, client, contents, script, counters, folder)

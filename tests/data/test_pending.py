@@ -92,7 +92,7 @@ def test_the_log_tells_the_same(
 ) -> None:
     """Written anew with `first` in it, and then entry by entry."""
     path = Path(tmp_path_factory.mktemp("log")) / "log"  # type: ignore[attr-defined]
-    log = RangeLog(path, 7, "boot")
+    log = RangeLog(path, 7, "boot", 5)
     log.start(3, layer_of(first))
     for time_ns, (kind, at, length) in enumerate(second, 1 + len(first)):
         if kind == "write":
@@ -106,6 +106,7 @@ def test_the_log_tells_the_same(
     log.close()
     found = replay(path, "boot")
     assert found is not None
+    assert (found.ino, found.sid, found.same_boot) == (7, 5, True)
     want = layer_of(first + second)
     left = found.remaining(lambda *_: False)
     assert shown(left) == shown(want)

@@ -164,6 +164,7 @@ class Owner(_Program):
         file.durable = len(file.states) - 1
 
     async def _run(self, steps: int) -> None:
+        doubt = False
         for _ in range(steps):
             await self._pause()
             try:
@@ -171,6 +172,11 @@ class Owner(_Program):
             except StoreUnreachable as error:
                 self._count["unreachable"] += 1
                 self._say(f"unreachable: {error}")
+                doubt = True
+            except PosixError as error:
+                if not (doubt and error.errno in LOST):
+                    raise
+                self._say(f"a change of name that was not answered came first: {error!r}")
         for file in list(self._handles):
             await self._patiently(lambda file=file: self._settle(file))
             await self._patiently(lambda file=file: self._fsync(file))
