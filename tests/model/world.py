@@ -76,7 +76,7 @@ class World:
         if name == "observe":
             self.observe()
             return
-        exact = self._exact(name, arguments)
+        exact = not user and self._exact(name, arguments)  # others' rights are checked by cached attributes
         if self._unsettled and not exact and name not in _READING | _BY_HANDLE:
             self.settle()
         if name == "map_write":
