@@ -24,6 +24,7 @@ import xxhash
 
 from s3vfs.data.pending import Pending, Share
 from s3vfs.data.ranges import RangeSet
+from s3vfs.errors import UnknownFeature
 
 _MAGIC = b"S3VFSWL3"
 _HEAD = struct.Struct(">8sQQ16sQ")
@@ -192,8 +193,13 @@ def _times(pending: Pending) -> bytes:
 
 def replay(path: Path, boot_id: str) -> Replayed | None:
     """Read a log after a restart; None for a file that is no log. Stops at the first entry that does not hold: it was
-    never acknowledged."""
+    never acknowledged. Raises UnknownFeature for a log in the form of another version, whose bytes are to be kept."""
     raw = path.read_bytes()
+    if raw[:7] == _MAGIC[:7] and raw[:8] != _MAGIC:
+        raise UnknownFeature(
+            f"{path} was left by another version of s3vfs, with bytes that are not published",
+            hint="mount once with that version, and unmount: then everything is in the bucket",
+        )
     if len(raw) < HEADER_BYTES or raw[:8] != _MAGIC:
         return None
     _, ino, base_version, boot, sid = _HEAD.unpack_from(raw)

@@ -4,6 +4,7 @@ published again, so that what another client has written since stays."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import trio
 import trio.testing
 
 from s3vfs.data import publish
-from s3vfs.errors import StoreUnreachable
+from s3vfs.errors import StoreUnreachable, UnknownFeature
 from s3vfs.namespace.ops import Config
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
 from tests.data.double import Volume
-from tests.data.mount import Mount, mounted, until
+from tests.data.mount import QUICK, Mount, mounted, until
 
 PUTS = frozenset({Operation.BULK_PUT})
 AWAY = Rule(Fault(Failure.BEFORE), PUTS, times=None)
@@ -281,3 +282,28 @@ def test_holes_that_were_in_the_journal_when_the_daemon_was_killed_are_not_made_
     volume = Volume()
     ino = volume.make_file()
     run(main)
+
+
+def test_what_another_version_left_is_neither_read_nor_deleted(tmp_path: Path) -> None:
+    volume = Volume()
+    left = tmp_path / "working"
+
+    async def first() -> None:
+        async with mounted(volume, tmp_path, limits=replace(QUICK, dirty_age_s=1e6)) as mount:
+            await mount.contents.write(volume.make_file(), 0, b"precious")
+
+    run(first)
+    (log,) = left.glob("*.log")
+    raw = bytearray(log.read_bytes())
+    raw[7:8] = b"1"
+    log.write_bytes(raw)
+
+    async def second() -> None:
+        async with mounted(volume, tmp_path):
+            pass
+
+    with pytest.raises(ExceptionGroup) as raised:
+        run(second)
+    assert raised.group_contains(UnknownFeature, match="another version", depth=None)
+    assert log.with_suffix("").read_bytes() == b"precious"
+    assert log.read_bytes() == raw
