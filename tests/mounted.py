@@ -90,7 +90,7 @@ class Mount:
                 stdout=errors,
                 stderr=errors,
             )
-        eventually(self._is_up, within_s=30)
+        eventually(self._is_up, within_s=90)
         return self
 
     def _is_up(self) -> bool:
