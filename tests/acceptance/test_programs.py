@@ -64,6 +64,7 @@ def test_the_standard_library_copied_into_one_mount_is_equal_on_the_other(s3_pai
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)  # some 8,000 files, each with five commits while there are no leases
 def test_the_whole_standard_library_copied_into_one_mount_is_equal_on_the_other(s3_pair: tuple[Mount, Mount]) -> None:
     library_is_the_same_on_both_sides(s3_pair, ())
 
