@@ -309,9 +309,15 @@ class KernelCache:
         until_s = self._expected_s.get(ino)
         return until_s is not None and until_s > self._now_s()
 
+    def arrived(self, ino: int) -> None:
+        """A request about the inode has come: if it was expected it stays so, however long its answer takes."""
+        if self.expects(ino):
+            self._expected_s[ino] = self._now_s() + RETRY_S
+
     def is_second_try(self, thread: int, ino: int) -> bool:
         """Whether the thread asks for `ino` because, after an ESTALE, that was named to it (or, for a path without
-        names like /proc/self/fd/3, because it has nothing else to ask for). True once for each ESTALE."""
+        names like /proc/self/fd/3, because it has nothing else to ask for). True once for each ESTALE. To be asked when
+        the request arrives: the kernel sends it right after that look-up, whatever the daemon then has to wait for."""
         retry = self._retries.pop(thread, None)
         if retry is None or self._now_s() > retry.until_s:
             return False

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import functools
 import os
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from s3vfs.errors import PosixError
@@ -158,6 +158,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         self._session.touch()
+        self._kernel.arrived(inode)
         with self._refusing(inode, ctx.pid, lasts_s=RETRY_ATTRIBUTES_S):
             return self._entry(await self._filesystem.getattr(inode))
 
@@ -208,7 +209,7 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """ESTALE when the kernel may have come here by an outdated name: it looks the path up again, and asks again."""
         self._session.touch()
-        check = functools.partial(self._check_names, inode, ctx.pid)
+        check = self._checking(inode, ctx.pid)
         with self._refusing(inode, ctx.pid):
             handle = await self._filesystem.open(inode, flags, _caller(ctx), check=check)
         if flags & os.O_TRUNC:
@@ -216,11 +217,18 @@ class Operations(pyfuse3.Operations):
         await self._kernel.attributes_withdrawn(inode)
         return self._file_info(handle, inode, flags)
 
-    async def _check_names(self, ino: int, thread: int) -> None:
-        if not self._kernel.is_second_try(thread, ino) and self._kernel.may_be_outdated(ino):
-            if not thread:
-                await self._kernel.unlearned(ino)
-            raise PosixError(errno.ESTALE)
+    def _checking(self, ino: int, thread: int) -> Callable[[], Awaitable[None]]:
+        """For an open that has just arrived: is the name that it came by outdated? Asked once the view is fresh."""
+        self._kernel.arrived(ino)
+        second_try = self._kernel.is_second_try(thread, ino)
+
+        async def check() -> None:
+            if not second_try and self._kernel.may_be_outdated(ino):
+                if not thread:
+                    await self._kernel.unlearned(ino)
+                raise PosixError(errno.ESTALE)
+
+        return check
 
     @contextlib.contextmanager
     def _refusing(self, ino: int, thread: int, *, lasts_s: float = RETRY_S) -> Iterator[None]:
@@ -283,7 +291,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         self._session.touch()
-        check = functools.partial(self._check_names, inode, ctx.pid)
+        check = self._checking(inode, ctx.pid)
         with self._refusing(inode, ctx.pid):
             return await self._filesystem.opendir(inode, check=check)
 

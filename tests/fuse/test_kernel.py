@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from s3vfs.filesystem import Found
-from s3vfs.fuse.kernel import IN_FLIGHT_S, RETRY_S, UNLEARN_S, KernelCache, Name
+from s3vfs.fuse.kernel import IN_FLIGHT_S, RETRY_ATTRIBUTES_S, RETRY_S, UNLEARN_S, KernelCache, Name
 from s3vfs.fuse.marks import InodeSet, RecentInodes
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.rows import Inode
@@ -254,6 +254,21 @@ def test_what_was_named_to_a_refused_thread_is_expected_for_a_while() -> None:
     kernel.looked_up(THREAD, OTHER)
     assert kernel.expects(OTHER)
     world.now_s += RETRY_S
+    assert not kernel.expects(OTHER)
+
+
+def test_who_has_come_in_time_is_expected_however_long_the_answer_takes() -> None:
+    world = World()
+    kernel = world.kernel()
+    kernel.refused(THREAD, FILE, lasts_s=RETRY_ATTRIBUTES_S)
+    kernel.looked_up(THREAD, OTHER)
+    kernel.arrived(OTHER)
+    kernel.arrived(FILE)
+    world.now_s += 2 * RETRY_ATTRIBUTES_S
+    assert kernel.expects(OTHER)
+    assert not kernel.expects(FILE)
+    world.now_s += RETRY_S
+    kernel.arrived(OTHER)
     assert not kernel.expects(OTHER)
 
 
