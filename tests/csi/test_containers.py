@@ -76,6 +76,7 @@ def test_what_a_pod_may_not_do_holds_outside_the_drivers_container(node: Cluster
     unpublish(driver, workspace, "w")
 
 
+@pytest.mark.long
 def test_republishing_leaves_alone_what_the_user_has_done_since(node: ClusterNode, volume: Volume) -> None:
     driver = node.driver
     grouped = {"volume_capability": capability(group="4321")}

@@ -126,6 +126,7 @@ def test_a_capacity_is_at_least_what_was_required_and_grows(driver: Driver, fold
     driver.call.DeleteVolume(volume_id=volume.volume_id)
 
 
+@pytest.mark.long
 def test_a_listing_has_what_is_there_also_when_it_changes_between_pages(driver: Driver, folder: str) -> None:
     assert listed(driver) == []
     assert driver.call.ListVolumes(max_entries=1).next_token == ""

@@ -88,10 +88,16 @@ def modules(patterns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(pattern.split(".")[1] for pattern in patterns))
 
 
+FILE_OFTEN = pytest.mark.parametrize(
+    "mounted_place", ["file", pytest.param("seaweed", marks=pytest.mark.long)], indirect=True
+)
+
+
 def test_short_as_root(judge: Judge) -> None:
     judge("cpython", lambda place: cpython(place, modules(SHORT_AS_ROOT), only=SHORT_AS_ROOT), known=KNOWN)
 
 
+@FILE_OFTEN
 def test_short_as_an_ordinary_user(judge: Judge) -> None:
     judge(
         "cpython-nobody",

@@ -66,7 +66,7 @@ def begin(*words: str | Path, environment: dict[str, str]) -> subprocess.Popen[b
     return subprocess.Popen([*WORKSPACE, *map(str, words)], env=environment, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("with_daemon", [False, True])
+@pytest.mark.parametrize("with_daemon", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_killed_in_the_middle_both_ways(
     a: Node, b: Node, wired_volume: Volume, wire: ProxyProcess, environment: dict[str, str], with_daemon: bool
 ) -> None:
@@ -121,6 +121,7 @@ def test_a_server_that_goes_away_for_a_while_is_waited_for(
     assert equal(a, b)
 
 
+@pytest.mark.long
 def test_damage_is_found_and_wrong_places_are_named(
     a: Node, b: Node, wired_volume: Volume, environment: dict[str, str]
 ) -> None:
