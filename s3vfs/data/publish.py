@@ -197,18 +197,21 @@ class Publisher:
 
     async def _send(self, file: WorkingFile, captured: Pending) -> None:
         while len(captured.holes) > _HOLES_IN_COMMIT:
-            share = self._share(file, captured, RangeSet(), final=False)
-            await self._commit(file, share, self._cuts(file, captured))
+            await self._send_cuts(file, captured)
         regions, groups = divide(captured.dirty, self._sizes.object_bytes)
         one_commit = len(regions) <= _REGIONS_IN_COMMIT and len(groups) <= 1
         if not one_commit:
             for at in range(0, len(regions), _REGIONS_IN_COMMIT):
                 await self._send_regions(file, captured, regions[at : at + _REGIONS_IN_COMMIT])
-            share = self._share(file, captured, RangeSet(), final=False)
-            await self._commit(file, share, self._cuts(file, captured))
+            await self._send_cuts(file, captured)
             await gather(partial(self._send_last, file, captured, [], group, False) for group in groups[:-1])
             regions, groups = [], groups[-1:]
         await self._send_last(file, captured, regions, groups[0] if groups else [], True)
+
+    async def _send_cuts(self, file: WorkingFile, captured: Pending) -> None:
+        """The truncate and the next holes, in a commit of their own."""
+        share = self._share(file, captured, RangeSet(), final=False)
+        await self._commit(file, share, self._cuts(file, captured))
 
     async def _upload_regions(self, file: WorkingFile, regions: Sequence[int]) -> dict[int, Uploaded]:
         placed: dict[int, Uploaded] = {}
