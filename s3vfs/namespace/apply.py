@@ -15,11 +15,23 @@ import msgspec
 from msgspec.structs import replace
 
 from s3vfs.errors import UnknownFeature
-from s3vfs.namespace import attributes, contents, locks, names, objects, ops, orphans, renames, sessions
-from s3vfs.namespace.features import KNOWN_FEATURES, LOCKS
+from s3vfs.namespace import (
+    attributes,
+    contents,
+    leases,
+    leasing,
+    locks,
+    names,
+    objects,
+    ops,
+    orphans,
+    renames,
+    sessions,
+)
+from s3vfs.namespace.features import KNOWN_FEATURES, LEASES, LOCKS
 from s3vfs.namespace.rows import MutableRows, SessionRow, session_key
 from s3vfs.namespace.transaction import Transaction
-from s3vfs.namespace.verdict import DUPLICATE, FENCED, STALE, Context, Verdict
+from s3vfs.namespace.verdict import DUPLICATE, FENCED, Context, Verdict
 
 _Handler = Callable[[MutableRows, Any, Context], Verdict]
 
@@ -38,7 +50,7 @@ class RecordHeader(Protocol):
 
 
 def _later_feature(rows: MutableRows, op: ops.Op, context: Context) -> Verdict:
-    """Leases, snapshots, seal, rewritten packs: their bits are off, since this version knows none of them."""
+    """Snapshots, seal, rewritten packs: their bits are off, since this version knows none of them."""
     return Verdict(errno.EOPNOTSUPP)
 
 
@@ -54,7 +66,6 @@ def _with_feature(bit: int, handler: _Handler) -> _Handler:
 
 
 _LATER = (
-    *(ops.Grant, ops.Recall, ops.Busy, ops.Release, ops.Revoke),
     *(ops.Snapshot, ops.SnapshotReady, ops.Unsnapshot),
     *(ops.Seal, ops.Repoint),
 )
@@ -85,6 +96,11 @@ _HANDLERS: dict[type[ops.Op], _Handler] = {
     ops.Block: sessions.block,
     ops.Config: sessions.config,
     ops.Feature: sessions.feature,
+    ops.Grant: _with_feature(LEASES, leasing.grant),
+    ops.Recall: _with_feature(LEASES, leasing.recall),
+    ops.Busy: _with_feature(LEASES, leasing.busy),
+    ops.Release: _with_feature(LEASES, leasing.release),
+    ops.Revoke: _with_feature(LEASES, leasing.revoke),
     ops.Lock: _with_feature(LOCKS, locks.lock),
     ops.Unlock: _with_feature(LOCKS, locks.unlock),
     ops.Cancel: _with_feature(LOCKS, locks.cancel),
@@ -99,12 +115,12 @@ _ENTERING = (ops.Announce, ops.Resume)
 
 def apply_op(txn: Transaction, numbered: ops.NumberedOp, context: Context) -> Verdict:
     """Apply one op, or refuse it and change nothing. Neither the op's number nor whether its session is live is looked
-    at: that is `apply_record`'s. A lease that is named is not live, as long as there are none: ESTALE (R6). Raises
-    UnknownFeature for FEATURE with a bit that this program lacks."""
-    if numbered.lease is not None:
-        return Verdict(STALE)
-    op = numbered.op
-    return _HANDLERS[type(op)](MutableRows(txn), op, context)
+    at: that is `apply_record`'s. R6 comes before the op's own checks: ESTALE for a lease that is named but not its
+    session's, COVERED for what another session's lease covers. Raises UnknownFeature for FEATURE with a bit that this
+    program lacks."""
+    rows, op = MutableRows(txn), numbered.op
+    refused = leases.refusal(rows, numbered.lease, op, context.sid)
+    return Verdict(refused) if refused else _HANDLERS[type(op)](rows, op, context)
 
 
 def apply_record(txn: Transaction, header: RecordHeader, raw_ops: Sequence[bytes | msgspec.Raw]) -> list[Verdict]:

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from s3vfs.namespace import acl
+from s3vfs.namespace.rows import LeaseId
 
 _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
+_LEASE = struct.Struct(">QI")
 
 
 @dataclass(slots=True)
@@ -17,7 +19,9 @@ class Changes:
     """Inodes and names whose rows changed. `contents`: inodes whose extents did; they are in `inodes` too. `links`:
     (inode, directory, name) of links made or gone; whoever gave out a name for an inode learns here that it may no
     longer hold. `acls`: inodes with an ACL made, changed or gone; they are in `inodes` too. `locks`: inodes whose locks
-    changed, or who waits for them; nothing else about them need have."""
+    changed, or who waits for them; nothing else about them need have. `leases`: those that came or went, or cover more
+    directories or fewer; `recalls`: those that were asked back, answered BUSY, or went after that; `covers`:
+    directories that came under a lease or from under one."""
 
     dentries: set[tuple[int, bytes]] = field(default_factory=set)
     links: set[tuple[int, int, bytes]] = field(default_factory=set)
@@ -26,6 +30,9 @@ class Changes:
     orphans: set[int] = field(default_factory=set)
     acls: set[int] = field(default_factory=set)
     locks: set[int] = field(default_factory=set)
+    leases: set[LeaseId] = field(default_factory=set)
+    recalls: set[LeaseId] = field(default_factory=set)
+    covers: set[int] = field(default_factory=set)
 
 
 def changes_of(keys: Iterable[bytes]) -> Changes:
@@ -51,4 +58,10 @@ def changes_of(keys: Iterable[bytes]) -> Changes:
             changes.orphans.add(_U64.unpack_from(key, 1)[0])
         elif tag == b"K" or tag == b"W":
             changes.locks.add(_U64.unpack_from(key, 1)[0])
+        elif tag == b"G":
+            changes.leases.add(_LEASE.unpack_from(key, 1))
+        elif tag == b"C":
+            changes.recalls.add(_LEASE.unpack_from(key, 1))
+        elif tag == b"L":
+            changes.covers.add(_U64.unpack_from(key, 1)[0])
     return changes

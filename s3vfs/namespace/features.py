@@ -5,6 +5,7 @@ A volume, record or checkpoint with a bit that this program lacks is not for it 
 
 from __future__ import annotations
 
-LOCKS = 1  # bit numbers, as FEATURE names them
+LEASES = 0  # bit numbers, as FEATURE names them
+LOCKS = 1
 
-KNOWN_FEATURES = 1 << LOCKS  # as masks, in the volume's row, record headers, HEAD and manifests
+KNOWN_FEATURES = 1 << LEASES | 1 << LOCKS  # as masks, in the volume's row, record headers, HEAD and manifests

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import stat
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
 from s3vfs.namespace.digest import digest_of
-from s3vfs.namespace.features import LOCKS
-from s3vfs.namespace.limits import INTEGER_MAX, name_error
+from s3vfs.namespace.features import LEASES, LOCKS
+from s3vfs.namespace.limits import DIRECTORIES_PER_LEASE, INTEGER_MAX, LEASES_PER_SESSION, name_error
 from s3vfs.namespace.locks import FCNTL, Claim, conflict, grantable
 from s3vfs.namespace.names import DIRECTORY, KIND_SHIFT, KINDS, SYMLINK
 from s3vfs.namespace.rows import (
@@ -20,10 +21,15 @@ from s3vfs.namespace.rows import (
     SECTOR_BYTES,
     USAGE_KEY,
     VOLUME_KEY,
+    CoverRow,
     Extent,
     Inode,
     ObjectRow,
     Rows,
+    cover_key,
+    encode_row,
+    grant_key,
+    granted_key,
     held_key,
     hold_key,
     inode_key,
@@ -32,11 +38,14 @@ from s3vfs.namespace.rows import (
     orphan_key,
     reference_key,
     session_key,
+    session_lease_key,
 )
 
 _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
-_KNOWN_TAGS = frozenset(b"VZDIPXAORSUHhKW")
+_LEASE = struct.Struct(">QI")
+_PLACE = struct.Struct(">QQI")
+_KNOWN_TAGS = frozenset(b"VZDIPXAORSUHhKWGLglC")
 _LAST_KEY = b"\xff"
 
 
@@ -56,6 +65,7 @@ def problems(rows: Rows, digest: int | None = None) -> Iterator[str]:
     yield from _objects(rows)
     yield from _sessions(rows)
     yield from _locks(rows)
+    yield from _leases(rows)
 
 
 def _unknown_rows(rows: Rows) -> Iterator[str]:
@@ -281,3 +291,48 @@ def _locks(rows: Rows) -> Iterator[str]:
                     yield f"inode {ino}: {lock} and {other} cannot both be held"
         for waiting in grantable(rows, ino):
             yield f"inode {ino}: {waiting} waits for nothing"
+
+
+def _leases(rows: Rows) -> Iterator[str]:
+    """Leases: of live sessions, on live directories, each of these under one; and every row has its counterpart."""
+    volume = rows.volume()
+    on = volume is not None and volume.features >> LEASES & 1
+    owned: Counter[int] = Counter()
+    for lease, row in rows.grants():
+        owned[row.sid] += 1
+        if not on:
+            yield f"lease {lease}: the feature is not switched on"
+        if rows.session(row.sid) is None:
+            yield f"lease {lease}: its session {row.sid} is missing"
+        if rows.txn.get(session_lease_key(row.sid, lease)) is None:
+            yield f"lease {lease} is missing among those of session {row.sid}"
+        directories = list(rows.directories(lease))
+        if not len(directories) == row.directories <= DIRECTORIES_PER_LEASE:
+            yield f"lease {lease} covers {len(directories)} directories, not {row.directories}"
+        for directory in directories:
+            if rows.txn.get(cover_key(directory)) != encode_row(CoverRow(*lease)):
+                yield f"lease {lease} does not cover {directory}, but names it"
+    for directory, cover in rows.covers():
+        inode = rows.inode(directory)
+        if inode is None or not stat.S_ISDIR(inode.mode):
+            yield f"{directory} is covered, but is no directory"
+        if rows.txn.get(granted_key((cover.seq, cover.index), directory)) is None:
+            yield f"directory {directory} is covered by {cover}, which does not name it"
+    for key, _ in rows.txn.range(b"g", b"h"):
+        if rows.txn.get(grant_key(_LEASE.unpack_from(key, 1))) is None:
+            yield f"row {key.hex()} is of no lease"
+    for key, _ in rows.txn.range(b"l", b"m"):
+        sid, seq, index = _PLACE.unpack_from(key, 1)
+        row_of = rows.grant((seq, index))
+        if row_of is None or row_of.sid != sid:
+            yield f"row {key.hex()} is of no lease"
+    for key, _ in rows.txn.range(b"C", b"D"):
+        lease = _LEASE.unpack_from(key, 1)
+        recall = rows.recall(lease)
+        if rows.grant(lease) is None:
+            yield f"row {key.hex()} is of no lease"
+        if recall is not None and ((recall.seq, recall.index) <= lease or recall.busy not in (0, recall.seq)):
+            yield f"lease {lease}: {recall} is impossible"
+    for sid, count in owned.items():
+        if count > LEASES_PER_SESSION:
+            yield f"session {sid} has {count} leases"

@@ -20,6 +20,10 @@ LOCKS_PER_INODE = 10_000  # this and the next bound what one LOCK or UNLOCK make
 WAITS_PER_INODE = 1_000
 PASSES_MAX = 16  # requests that may overtake one that waits, because it waits for their session: namespace.locks
 EXTENTS_PER_CLONE = 100_000  # bounds what one small op makes every client do
+DIRECTORIES_PER_GRANT = 1_000
+DIRECTORIES_PER_LEASE = 10_000  # with those made later: bounds what one RELEASE or REVOKE makes every client do
+LEASES_PER_SESSION = 1_000  # the same for END and EVICT, and for the count that every GRANT makes
+COVERED_LINKS_MAX = 4  # of an inode that a lease covers, all of them: bounds the work of every op on it
 
 
 def name_error(name: bytes) -> int:

@@ -10,7 +10,7 @@ import stat
 
 from msgspec.structs import replace
 
-from s3vfs.namespace import acl
+from s3vfs.namespace import acl, leasing
 from s3vfs.namespace.accounting import change_usage, exceeds_quota
 from s3vfs.namespace.limits import ID_MAX, LINK_MAX, TARGET_MAX_BYTES, later, name_error
 from s3vfs.namespace.ops import Create, Link, Rmdir, Unlink
@@ -65,7 +65,7 @@ def touch_directory(directory: Inode, time_ns: int, more_links: int = 0) -> Inod
 def create(rows: MutableRows, op: Create, context: Context) -> Verdict:
     """EINVAL for what no inode can be; ENOENT, ENOTDIR for the parent; EEXIST for the name; EMLINK, EDQUOT; ESTALE
     where the number is not from the session's blocks. A setgid directory hands on its group, to directories the bit.
-    A default ACL is inherited in place of the umask."""
+    A default ACL is inherited in place of the umask, a lease by directories."""
     bad = name_error(op.name) or _kind_error(op)
     if bad:
         return Verdict(bad)
@@ -122,6 +122,8 @@ def create(rows: MutableRows, op: Create, context: Context) -> Verdict:
     rows.put(inode_key(op.parent), touch_directory(parent, op.time_ns, 1 if is_directory else 0))
     put_entry(rows, op.parent, op.name, op.ino, kind)
     change_usage(rows, 0, 1)
+    if is_directory:
+        leasing.inherit(rows, op.parent, op.ino)
     return OK
 
 

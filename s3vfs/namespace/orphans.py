@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from s3vfs.namespace.accounting import change_usage
 from s3vfs.namespace.extents import plan_extents
+from s3vfs.namespace.leasing import uncover
 from s3vfs.namespace.limits import INTEGER_MAX, later
 from s3vfs.namespace.locks import forget_inode
 from s3vfs.namespace.ops import Drop, Hold, Reap
@@ -43,6 +44,7 @@ def drop_link(rows: MutableRows, ino: int, inode: Inode, time_ns: int, hold: boo
 def remove_directory(rows: MutableRows, ino: int) -> None:
     """Remove an empty directory's own rows; its entry is the caller's."""
     _delete_xattrs(rows, ino)
+    uncover(rows, ino)
     rows.delete(inode_key(ino))
     change_usage(rows, 0, -1)
 

@@ -24,6 +24,10 @@ _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
 _FOUR_U64 = struct.Struct(">QQQQ")
 _PLACE = struct.Struct(">QQI")
+_LEASE = struct.Struct(">QI")
+_LEASE_AND_U64 = struct.Struct(">QIQ")
+
+LeaseId = tuple[int, int]  # seq and index of the GRANT; the index has four bytes in a key
 
 
 class Volume(msgspec.Struct, array_like=True, frozen=True):
@@ -150,6 +154,31 @@ class Waiting:
     row: WaitRow
 
 
+class GrantRow(msgspec.Struct, array_like=True, frozen=True):
+    """A live lease. `root`: the first directory that was asked for; `directories`: how many it covers now."""
+
+    sid: int
+    incarnation: int
+    root: int
+    directories: int
+
+
+class CoverRow(msgspec.Struct, array_like=True, frozen=True):
+    """The lease that a directory is covered by."""
+
+    seq: int
+    index: int
+
+
+class RecallRow(msgspec.Struct, array_like=True, frozen=True):
+    """Somebody wants the lease back. `seq`, `index`: the RECALL, or the latest BUSY; `busy`: the seq of that, or 0. Not
+    in the GrantRow, so that a recall concerns none of the ops that rely on the lease."""
+
+    seq: int
+    index: int
+    busy: int
+
+
 class SnapshotRow(msgspec.Struct, array_like=True, frozen=True):
     seq: int
     checkpoint: bytes
@@ -212,6 +241,26 @@ def wait_key(ino: int, seq: int, index: int) -> bytes:
     return b"W" + _PLACE.pack(ino, seq, index)
 
 
+def grant_key(lease: LeaseId) -> bytes:
+    return b"G" + _LEASE.pack(*lease)
+
+
+def granted_key(lease: LeaseId, directory: int) -> bytes:
+    return b"g" + _LEASE_AND_U64.pack(*lease, directory)
+
+
+def cover_key(directory: int) -> bytes:
+    return b"L" + _U64.pack(directory)
+
+
+def session_lease_key(sid: int, lease: LeaseId) -> bytes:
+    return b"l" + _PLACE.pack(sid, *lease)
+
+
+def recall_key(lease: LeaseId) -> bytes:
+    return b"C" + _LEASE.pack(*lease)
+
+
 def snapshot_key(name: bytes) -> bytes:
     return b"N" + name
 
@@ -238,6 +287,9 @@ _session = msgspec.msgpack.Decoder(SessionRow)
 _orphan = msgspec.msgpack.Decoder(Orphan)
 _lock = msgspec.msgpack.Decoder(LockRow)
 _wait = msgspec.msgpack.Decoder(WaitRow)
+_grant = msgspec.msgpack.Decoder(GrantRow)
+_cover = msgspec.msgpack.Decoder(CoverRow)
+_recall = msgspec.msgpack.Decoder(RecallRow)
 _snapshot = msgspec.msgpack.Decoder(SnapshotRow)
 
 
@@ -368,6 +420,37 @@ class Rows:
         for key, value in self.txn.range(prefix, prefix_end(prefix)):
             ino, seq, index = _PLACE.unpack_from(key, 1)
             yield Waiting(ino, seq, index, _wait.decode(value))
+
+    def grant(self, lease: LeaseId) -> GrantRow | None:
+        return self._one(_grant, grant_key(lease))
+
+    def grants(self) -> Iterator[tuple[LeaseId, GrantRow]]:
+        """All live leases of the volume, oldest first."""
+        for key, value in self.txn.range(b"G", b"H"):
+            yield _LEASE.unpack_from(key, 1), _grant.decode(value)
+
+    def cover(self, directory: int) -> CoverRow | None:
+        return self._one(_cover, cover_key(directory))
+
+    def covers(self) -> Iterator[tuple[int, CoverRow]]:
+        """(directory, its lease) of all covered directories of the volume."""
+        for key, value in self.txn.range(b"L", b"M"):
+            yield _U64.unpack_from(key, 1)[0], _cover.decode(value)
+
+    def directories(self, lease: LeaseId) -> Iterator[int]:
+        """Directories that the lease covers."""
+        prefix = b"g" + _LEASE.pack(*lease)
+        for key, _ in self.txn.range(prefix, prefix_end(prefix)):
+            yield _U64.unpack_from(key, 13)[0]
+
+    def leases(self, sid: int) -> Iterator[LeaseId]:
+        """Live leases of a session, oldest first."""
+        prefix = b"l" + _U64.pack(sid)
+        for key, _ in self.txn.range(prefix, prefix_end(prefix)):
+            yield _LEASE.unpack_from(key, 9)
+
+    def recall(self, lease: LeaseId) -> RecallRow | None:
+        return self._one(_recall, recall_key(lease))
 
     def snapshots(self) -> Iterator[tuple[bytes, SnapshotRow]]:
         for key, value in self.txn.range(b"N", b"O"):

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from s3vfs.errors import UnknownFeature
 from s3vfs.namespace.features import KNOWN_FEATURES
+from s3vfs.namespace.leasing import release_session_leases
 from s3vfs.namespace.limits import (
     BLOCK_MAX_INODES,
     BLOCKS_PER_SESSION,
@@ -99,8 +100,8 @@ def announce(rows: MutableRows, op: Announce, context: Context) -> Verdict:
 
 
 def resume(rows: MutableRows, op: Resume, context: Context) -> Verdict:
-    """R13: the next incarnation takes over if the stored one is what its author expected; else ESHUTDOWN. Blocks, holds
-    and locks go over to it; op numbers begin anew, and nobody waits any more."""
+    """R13: the next incarnation takes over if the stored one is what its author expected; else ESHUTDOWN. Blocks,
+    holds, locks and leases go over to it; op numbers begin anew, and nobody waits any more."""
     row = rows.session(context.sid)
     if row is None or row.incarnation != op.expected or context.incarnation != op.expected + 1:
         return Verdict(FENCED)
@@ -199,6 +200,7 @@ def is_identity(sid: int, incarnation: int) -> bool:
 def _remove_session(rows: MutableRows, sid: int) -> None:
     release_holds(rows, sid)
     release_session_locks(rows, sid)
+    release_session_leases(rows, sid)
     rows.delete(session_key(sid))
 
 

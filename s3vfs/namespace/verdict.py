@@ -11,6 +11,8 @@ STALE = errno.ESTALE
 DUPLICATE = errno.EALREADY
 # The record's session has ended or another incarnation has taken over (R13).
 FENCED = errno.ESHUTDOWN
+# What the op touches is covered by another session's lease (R6). Of no POSIX call: its author recalls the lease first.
+COVERED = errno.EREMCHG
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,15 +310,15 @@ def test_later_features_are_refused(volume: TestVolume, op: Op) -> None:
     assert volume.refused(op) == errno.EOPNOTSUPP
 
 
-@pytest.mark.parametrize("bit", [0, 2, 62, 63, 2**63 - 1])
+@pytest.mark.parametrize("bit", [2, 3, 62, 63, 2**63 - 1])
 def test_a_feature_that_this_program_lacks_stops_the_client(volume: TestVolume, bit: int) -> None:
     with pytest.raises(UnknownFeature):
         volume.apply(Feature(bit))
 
 
 def test_a_volume_with_features_that_this_program_lacks_stops_the_client(volume: TestVolume) -> None:
-    assert errnos(volume, Feature(0), sid=NEW) == [FENCED]
-    volume.base.put(b"V", msgspec.msgpack.encode(Volume("v", 0, 0, 1, 0, 16)))
+    assert errnos(volume, Feature(2), sid=NEW) == [FENCED]
+    volume.base.put(b"V", msgspec.msgpack.encode(Volume("v", 0, 0, 4, 0, 16)))
     with pytest.raises(UnknownFeature):
         volume.apply(Beat())
 

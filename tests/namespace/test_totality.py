@@ -61,7 +61,8 @@ any_op: st.SearchStrategy[Op] = st.sampled_from(KINDS).flatmap(_struct)
 
 
 def _lively_volume() -> TestVolume:
-    """A directory, hard link, orphan, symlink, extents, attributes, a hold, locks: something for each op to find."""
+    """A directory, hard link, orphan, symlink, extents, attributes, a hold, locks, leases: something for each op to
+    find."""
     volume = TestVolume()
     volume.file(16, b"f")
     volume.directory(17, b"d")
@@ -72,6 +73,12 @@ def _lively_volume() -> TestVolume:
     volume.ok(unlink(19, b"o", hold=True), ops.Setxattr(17, b"user.x", b"v", 0, 5), setattr_op(17, 1, mode=0o1777))
     volume.ok(ops.Feature(1), ops.Lock(16, 1, 5, 19, 3, False), ops.Lock(19, 2, 0, 2**63 - 1, 0, False))
     volume.ok(ops.Lock(16, 1, 10, 50, 1, True), ops.Lock(19, 2, 0, 2**63 - 1, 2, True), sid=OTHER)
+    volume.directory(20, b"mine")
+    volume.directory(21, b"theirs")
+    volume.ok(ops.Feature(0), create(1016, b"inside", 21), sid=OTHER)
+    volume.ok(ops.Grant((17, 20)), create(22, b"below", 20, mode=0o40755))
+    volume.ok(ops.Grant((21,)), ops.Recall(volume.seq, 0), sid=OTHER)
+    volume.ok(ops.Recall(volume.seq, 0))
     return volume
 
 

@@ -71,7 +71,7 @@ def test_an_entry_describes_its_segment() -> None:
     assert (made.xxh3, made.level) == (segment.xxh3, 0)
 
 
-@pytest.mark.parametrize("fields", [{"features": 1}, {"apply_version": 3}, {"format": 2}])
+@pytest.mark.parametrize("fields", [{"features": 4}, {"apply_version": 3}, {"format": 2}])
 def test_what_a_newer_program_wrote_is_refused(fields: dict[str, int]) -> None:
     with pytest.raises(UnknownFeature):
         parse_manifest(changed(**fields))
