@@ -67,6 +67,9 @@ class Base:
     reload_listeners: list[Callable[[], None]] = field(default_factory=list)
     header_listeners: list[Callable[[Header, bool], None]] = field(default_factory=list)
     state_listeners: list[Callable[[], None]] = field(default_factory=list)
+    # The overlay follows before anybody can look through it: called with each applied record, and whether it is ours.
+    follow: Callable[[Applied, bool], Changes | None] | None = None
+    follow_reload: Callable[[], None] | None = None
 
     @property
     def applied_seq(self) -> int:
@@ -108,7 +111,10 @@ class Base:
             self.stop(error)
             return
         self.counters.apply_s += (self.stopwatch_ns() - began_ns) / 1e9
-        own = self._settle(record.header, applied)
+        expected = self.expected
+        own = expected is not None and record.header.batch == expected.batch and record.header.seq == expected.seq
+        again = self.follow(applied, own) if self.follow is not None else None
+        self._settle(record.header, applied, own)
         if self.sid and session_key(self.sid) in applied.keys:
             self._look_at_office()
             self._state_changed()
@@ -116,16 +122,16 @@ class Base:
             hear_header(record.header, own)
         for hear in tuple(self.listeners):
             hear(applied.changes, own)
+        if again is not None:
+            for hear in tuple(self.listeners):
+                hear(again, False)
         self._notify()
 
-    def _settle(self, header: Header, applied: Applied) -> bool:
+    def _settle(self, header: Header, applied: Applied, own: bool) -> None:
         expected = self.expected
-        if expected is None or header.seq != expected.seq:
-            return False
-        own = header.batch == expected.batch
-        self.expected = None
-        expected.settle(Fate.WON if own else Fate.LOST, applied.verdicts if own else ())
-        return own
+        if expected is not None and header.seq == expected.seq:
+            self.expected = None
+            expected.settle(Fate.WON if own else Fate.LOST, applied.verdicts if own else ())
 
     def _look_at_office(self) -> None:
         """Does the journal still know this session as what it says it is (R13)?"""
@@ -175,6 +181,8 @@ class Base:
         if expected is not None and expected.seq <= self.applied_seq:
             self.expected = None
             expected.settle(Fate.UNREADABLE, ())
+        if self.follow_reload is not None:
+            self.follow_reload()
         self._state_changed()
         for hear in tuple(self.reload_listeners):
             hear()

@@ -4,6 +4,7 @@
         lock            flock'ed while a process uses the directory
         session.json    sid and incarnation; written, with fsync, before they are used in the journal
         sent            the highest op number that was sent; tells an older copy of this directory from the last one
+        queue/          acknowledged ops that are not in the journal yet (queue_log.py)
         index/          the replica (LMDB)
         working/        working files
         spill/          what could not go on
@@ -52,6 +53,7 @@ class SessionDirectory:
         self.index = self.path / "index"
         self.working = self.path / "working"
         self.spill = self.path / "spill"
+        self.queue = self.path / "queue"
         for folder in (self.index, self.working, self.spill):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._identity_path = self.path / "session.json"

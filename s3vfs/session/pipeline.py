@@ -1,15 +1,23 @@
 """Group commit: ops queue here, numbered, and leave in records, one in flight (DESIGN 4).
 
 Whatever arrives while a record is in flight shares the next one. After a lost race the same ops, with the same numbers,
-are sent again on the new base. An op leaves the queue only when its fate is known. The queue is what leases will
-persist, and read their overlay from. Knows no bucket: `Appender` does the sending.
+are sent again on the new base. An op leaves the queue only when its fate is known. Knows no bucket: `Appender` does the
+sending.
+
+Acknowledged ops (under a lease) are *staged* first. Nobody waits for them, so they gather for `COMMIT_AFTER_S`, unless
+somebody presses. Then the batch is *closed*: the companion, which is the data room, uploads the bytes of all files
+whose close was acknowledged before, and sends their ops along, behind those of the batch. All of it is one record. So
+no crash shows a name without the bytes that were closed under it, and names wait for no upload. Numbers for what comes
+along are set aside when the batch is closed, since those that are staged meanwhile come later. What is not acknowledged
+goes through the same line whenever something is in it, and presses.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,7 +30,15 @@ from s3vfs.namespace.verdict import DUPLICATE, FENCED, Verdict
 from s3vfs.session.appender import Appender, Author, Outcome
 from s3vfs.session.base import Base, Fate
 from s3vfs.session.courtesy import Courtesy
-from s3vfs.session.options import MAX_RECORD_BYTES, MAX_RECORD_OPS
+from s3vfs.session.options import (
+    BATCH_BYTES,
+    BATCH_OPS,
+    COMMIT_AFTER_S,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_OPS,
+    NUMBERS_ALONG,
+    NUMBERS_BEFORE,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -30,37 +46,71 @@ _log = logging.getLogger(__name__)
 @dataclass(eq=False, slots=True)
 class Group:
     """The ops of one commit, numbered from `first_number`. `seq` is that of the record with its last op. Once `done`:
-    `error`, or all `verdicts`."""
+    `error`, or all `verdicts`. `inos`: what its ops name, while somebody waits for it."""
 
     size: int
     first_number: int
     background: bool
     on_done: Callable[[Group], None] | None
+    inos: tuple[int, ...] = ()
     done: trio.Event = field(default_factory=trio.Event)
     verdicts: list[Verdict] = field(default_factory=list)
     seq: int = 0
     error: S3vfsError | None = None
     _left: int = 0
 
-    def leave(self, verdict: Verdict | None, seq: int) -> None:
-        """One op has left the queue, with a verdict or without."""
+    def leave(self, verdict: Verdict | None, seq: int) -> bool:
+        """One op has left the queue, with a verdict or without. Whether it was the last."""
         self._left += 1
         if verdict is not None:
             self.verdicts.append(verdict)
-        if self._left >= self.size:
-            self.seq = seq
-            self.done.set()
-            if self.on_done is not None:
-                self.on_done(self)
+        if self._left < self.size:
+            return False
+        self.seq = seq
+        self.done.set()
+        if self.on_done is not None:
+            self.on_done(self)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """One op in the queue: its number, its wire form, and whose it is."""
+    """One op in the queue: its number, its wire form, whose it is, and what may not be torn apart: its group, or the
+    batch that it was staged in."""
 
     number: int
     wire: bytes
     group: Group
+    unit: object
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Ops that become one record. `before`: numbers below theirs, for what must overtake them. `along`: numbers above
+    theirs, for what comes along."""
+
+    before: int
+    staged: list[Queued] = field(default_factory=list)
+    size_bytes: int = 0
+    since_s: float = 0.0
+    along: int = 0
+    along_end: int = 0
+    part: int = 0  # of the log on disk
+    left: int = 0
+    abandoned: bool = False
+
+
+class Companion:
+    """Who has work that must be in the journal together with acknowledged ops. This one has none."""
+
+    def due(self) -> bool:
+        """Whether there is such work now."""
+        return False
+
+    async def gather(self) -> Collection[Lease]:
+        """Send along (`Pipeline.along`) everything that was due at the call; the leases of what could not be sent. Does
+        not wait for any record."""
+        return ()
 
 
 class Pipeline:
@@ -73,19 +123,37 @@ class Pipeline:
         self._next_number = next_number
         self._note_sent = note_sent
         self._queue: deque[Queued] = deque()
+        self._in_flight: Sequence[Queued] = ()
+        self._batch: Batch | None = None  # being staged
+        self._closing: Batch | None = None
+        self._pressed = False
+        self._stir = trio.Event()
         self._more = trio.Event()
         self._closed = False
         self._idle = trio.Event()
         self._idle.set()
         self._urgent = trio.Event()
+        self._awaited: Counter[int] = Counter()
         self._courtesy = Courtesy()
+        self.companion = Companion()
+        # The log on disk: called when a batch is closed, and with what that gave once the fate of all its ops is known.
+        self.cut: Callable[[], int] = lambda: 0
+        self.settled: Callable[[int], None] = lambda part: None
+        # Called when a batch is closed; what it returns makes, once everything else is in the batch, its last ops.
+        self.conclusion: Callable[[], Callable[[Collection[Lease]], list[AnyOp]]] = lambda: lambda unsent: []
         base.header_listeners.append(self._courtesy.hear)
         base.state_listeners.append(self._watch)
 
     @property
     def queued_ops(self) -> int:
         """Ops whose fate is not known, those in flight included."""
-        return len(self._queue)
+        staged = sum(len(batch.staged) for batch in (self._batch, self._closing) if batch is not None)
+        return len(self._queue) + staged
+
+    @property
+    def in_flight(self) -> list[int]:
+        """The numbers of the ops in the record that is under way, in its order."""
+        return [queued.number for queued in self._in_flight]
 
     @property
     def closed(self) -> bool:
@@ -97,48 +165,211 @@ class Pipeline:
         """Whether `enqueue` takes ops."""
         return not self._closed and self._base.refusal() is None
 
+    @property
+    def staged_bytes(self) -> int:
+        return 0 if self._batch is None else self._batch.size_bytes
+
+    def awaits(self, inos: Collection[int]) -> bool:
+        """Whether an op that is not acknowledged, so may yet be refused, names one of these inodes."""
+        return any(ino in self._awaited for ino in inos)
+
+    # -- queueing -----------------------------------------------------------------------------------------------------
+
     def enqueue(
         self,
         ops: Sequence[AnyOp],
         *,
         background: bool = False,
-        lease: Lease | None = None,
         on_done: Callable[[Group], None] | None = None,
     ) -> Group:
-        """Number `ops` and queue them as one group; no checkpoint. They stay together in one record where they fit.
+        """Number `ops` and queue them as one group, behind everything that was staged; no checkpoint. They stay
+        together in one record where they fit.
 
         Raises ReadOnly, SessionFenced, or SessionError once the pipeline is closed. `on_done` is called on the trio
         thread.
         """
+        self._require_open()
+        group = Group(len(ops), self._next_number, background, on_done, _inodes_of(ops))
+        if not ops:
+            group.leave(None, self._base.applied_seq)
+            return group
+        self._awaited.update(group.inos)
+        if self._batch is None and self._closing is None and not self.companion.due():
+            self._queue.extend(self._numbered(ops, group, group))
+            self._more.set()
+            if not background:
+                self._urgent.set()
+        else:
+            batch = self._staging()
+            group.first_number = self._next_number
+            self._add(batch, self._numbered(ops, group, batch))
+            if not background:
+                self.press()
+        self._busy()
+        return group
+
+    def next_staged(self) -> int:
+        """The number that the next `stage` will use."""
+        self._staging()
+        return self._next_number
+
+    def stage(self, numbered: NumberedOp, wire: bytes, on_done: Callable[[Group], None]) -> None:
+        """Queue an op that has been acknowledged, under the number that `next_staged` gave."""
+        assert numbered.number == self._next_number
+        batch = self._staging()
+        group = Group(1, numbered.number, True, on_done)
+        self._next_number += 1
+        self._add(batch, [Queued(numbered.number, wire, group, batch)])
+        self._busy()
+
+    def along(self, ops: Sequence[AnyOp], leases: Sequence[Lease | None]) -> Group:
+        """Queue `ops`, each naming its lease, into the batch that is being closed; behind it where it has been closed
+        meanwhile."""
+        self._require_open()
+        batch = self._closing
+        if batch is None or batch.along + len(ops) > batch.along_end:
+            batch = self._staging()
+            first, self._next_number = self._next_number, self._next_number + len(ops)
+            self.press()
+        else:
+            first, batch.along = batch.along, batch.along + len(ops)
+        group = Group(len(ops), first, True, None, _inodes_of(ops))
+        self._awaited.update(group.inos)
+        wires = [
+            encode_op(NumberedOp(first + index, lease, op))
+            for index, (op, lease) in enumerate(zip(ops, leases, strict=True))
+        ]
+        self._add(batch, [Queued(first + index, wire, group, batch) for index, wire in enumerate(wires)])
+        self._busy()
+        return group
+
+    def interject(self, op: AnyOp) -> bool:
+        """Send an op before the batch that is being closed, while that waits for its uploads. False: nothing waits
+        there, or something is on its way anyway."""
+        batch = self._closing
+        if batch is None or self._queue or not batch.staged or batch.before >= batch.staged[0].number or not self.open:
+            return False
+        group = Group(1, batch.before, True, None)
+        wire = encode_op(NumberedOp(batch.before, None, op))
+        self._queue.append(Queued(batch.before, wire, group, group))
+        batch.before += 1
+        self._more.set()
+        self._urgent.set()
+        self._busy()
+        return True
+
+    def press(self) -> None:
+        """Somebody waits for what is staged, or for what is due at the companion."""
+        self._pressed = True
+        self._stir.set()
+        self._urgent.set()
+
+    def wake(self) -> None:
+        """The companion has got work, or the conclusion has."""
+        self._staging()
+        self._busy()
+        self._stir.set()
+
+    def _require_open(self) -> None:
         refusal = self._base.refusal()
         if refusal is not None:
             raise refusal
         if self._closed:
             raise SessionError("the session is being closed")
-        group = Group(len(ops), self._next_number, background, on_done)
-        if not ops:
-            group.leave(None, self._base.applied_seq)
-            return group
-        for op in ops:
-            self._queue.append(Queued(self._next_number, encode_op(NumberedOp(self._next_number, lease, op)), group))
-            self._next_number += 1
+
+    def _numbered(self, ops: Sequence[AnyOp], group: Group, unit: object) -> list[Queued]:
+        first, self._next_number = self._next_number, self._next_number + len(ops)
+        return [
+            Queued(first + index, encode_op(NumberedOp(first + index, None, op)), group, unit)
+            for index, op in enumerate(ops)
+        ]
+
+    def _staging(self) -> Batch:
+        if self._batch is None:
+            self._batch = Batch(before=self._next_number, since_s=trio.current_time())
+            self._next_number += NUMBERS_BEFORE
+            self._stir.set()
+        return self._batch
+
+    def _add(self, batch: Batch, items: Sequence[Queued]) -> None:
+        batch.staged += items
+        batch.size_bytes += sum(len(queued.wire) for queued in items)
+        if len(batch.staged) >= BATCH_OPS or batch.size_bytes >= BATCH_BYTES:
+            self._stir.set()
+
+    def _busy(self) -> None:
         if self._idle.is_set():
             self._idle = trio.Event()
-        self._more.set()
-        if not background:
-            self._urgent.set()
-        return group
 
     def close(self) -> None:
         """Take no more ops; what is queued goes on."""
         self._closed = True
+        self.press()
 
     async def drained(self) -> None:
         """Return when the fate of every op is known."""
         await self._idle.wait()
 
+    # -- closing batches ----------------------------------------------------------------------------------------------
+
     async def run(self) -> None:
-        """Send, until cancelled."""
+        """Close batches and send, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._close_batches)
+            await self._send()
+
+    async def _close_batches(self) -> None:
+        while True:
+            due_s = self._due_s()
+            if due_s > trio.current_time():
+                with trio.move_on_at(due_s):
+                    await self._stir.wait()
+                self._stir = trio.Event()
+            else:
+                await self._close_batch()
+
+    def _due_s(self) -> float:
+        batch = self._batch
+        # One sealed batch may wait while another is under way: then the next upload overlaps with its record.
+        waiting = {id(queued.unit) for queued in self._queue if isinstance(queued.unit, Batch)}
+        if batch is None or len(waiting) >= 2:
+            return math.inf
+        if self._pressed or len(batch.staged) >= BATCH_OPS or batch.size_bytes >= BATCH_BYTES:
+            return -math.inf
+        return batch.since_s + COMMIT_AFTER_S
+
+    async def _close_batch(self) -> None:
+        batch = self._batch
+        assert batch is not None
+        self._batch, self._closing, self._pressed = None, batch, False
+        batch.along, batch.along_end = self._next_number, self._next_number + NUMBERS_ALONG
+        self._next_number = batch.along_end
+        batch.part = self.cut()
+        conclude = self.conclusion()
+        try:
+            unsent = await self.companion.gather()
+            last = conclude(unsent) if self.open and not batch.abandoned else []
+            if last:
+                group = Group(len(last), batch.along, True, None)
+                wires = [encode_op(NumberedOp(batch.along + index, None, op)) for index, op in enumerate(last)]
+                batch.staged += [Queued(batch.along + index, wire, group, batch) for index, wire in enumerate(wires)]
+        finally:
+            self._closing = None
+        if not batch.abandoned:
+            self._queue.extend(batch.staged)
+            batch.left = len(batch.staged)
+            if not batch.left:
+                self.settled(batch.part)
+        self._more.set()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._queue and self._batch is None and self._closing is None:
+            self._idle.set()
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    async def _send(self) -> None:
         while True:
             while not self._queue:
                 await self._more.wait()
@@ -148,12 +379,17 @@ class Pipeline:
             batch = self._form()
             if batch:
                 self._note(batch[-1].number)
-                await self._appender.append(
-                    Author(self._base.sid, self._base.incarnation),
-                    [queued.wire for queued in batch],
-                    background=all(queued.group.background for queued in batch),
-                    conclude=partial(self._conclude, batch),
-                )
+                self._in_flight = batch
+                try:
+                    await self._appender.append(
+                        Author(self._base.sid, self._base.incarnation),
+                        [queued.wire for queued in batch],
+                        background=all(queued.group.background for queued in batch),
+                        conclude=partial(self._conclude, batch),
+                    )
+                finally:
+                    self._in_flight = ()
+                self._stir.set()
 
     def _note(self, number: int) -> None:
         try:
@@ -164,7 +400,7 @@ class Pipeline:
     async def _yield(self) -> None:
         """Background work waits for others; what somebody waits for does not."""
         await self._base.ready()
-        if all(queued.group.background for queued in self._queue):
+        if not self._pressed and all(queued.group.background for queued in self._queue):
             self._urgent = trio.Event()
             with trio.move_on_after(self._courtesy.pause_s(self._in_company())):
                 await self._urgent.wait()
@@ -174,7 +410,7 @@ class Pipeline:
             return any(sid != self._base.sid for sid, _ in Rows(txn).sessions())
 
     def _form(self) -> list[Queued]:
-        """The front of the queue, in whole groups as long as they fit; a group too large for one record is cut."""
+        """The front of the queue, in whole units as long as they fit; a unit too large for one record is cut."""
         batch: list[Queued] = []
         taken: list[Queued] = []
         size_bytes = 0
@@ -182,7 +418,7 @@ class Pipeline:
             size_bytes += len(queued.wire)
             if len(taken) == MAX_RECORD_OPS or (taken and size_bytes > MAX_RECORD_BYTES):
                 return batch or taken
-            if taken and queued.group is not taken[-1].group:
+            if taken and queued.unit is not taken[-1].unit:
                 batch = taken.copy()
             taken.append(queued)
         return taken
@@ -199,19 +435,24 @@ class Pipeline:
                 self._base.stop(SessionError(f"record {outcome.seq} repeats ops of this session"))
         elif outcome.fate is Fate.UNREADABLE:
             self._compare_with_row(batch, outcome.seq)
-        if not self._queue:
-            self._idle.set()
+        self._note_idle()
 
-    def _leave(self, queued: Queued, seq: int, verdict: Verdict) -> None:
-        if verdict.errno:
+    def _leave(self, queued: Queued, seq: int, verdict: Verdict | None) -> None:
+        if verdict is not None and verdict.errno:
             self._base.counters.ops_rejected += 1
-        else:
+        elif verdict is not None:
             self._base.counters.ops_committed += 1
-        if verdict.errno == FENCED:
+        if verdict is not None and verdict.errno == FENCED:
             queued.group.error = self._base.refusal() or SessionFenced("the session is no longer in office")
-        elif verdict.errno == DUPLICATE:
+        elif verdict is not None and verdict.errno == DUPLICATE:
             queued.group.error = SessionError("the outcome cannot be known: an op was sent twice")
-        queued.group.leave(verdict, seq)
+        if queued.group.leave(verdict, seq):
+            self._awaited.subtract(queued.group.inos)
+            self._awaited = +self._awaited
+        if isinstance(queued.unit, Batch):
+            queued.unit.left -= 1
+            if queued.unit.left == 0:
+                self.settled(queued.unit.part)
 
     def _compare_with_row(self, batch: Sequence[Queued], seq: int) -> None:
         """A checkpoint has replaced the record that would have told the verdicts. Where the session is still in office
@@ -223,15 +464,35 @@ class Pipeline:
                     "the outcome cannot be known: the record was trimmed before this client could read it"
                 )
                 self._queue.popleft()
-                queued.group.leave(None, seq)
+                self._leave(queued, seq, None)
 
     def _watch(self) -> None:
         """Out of office, or stopped: nothing in the queue can be committed any more."""
-        while self._queue:
-            refusal = self._base.refusal()
-            if refusal is None:
-                return
-            group = self._queue.popleft().group
-            group.error = group.error or refusal
-            group.leave(None, self._base.applied_seq)
-        self._idle.set()
+        refusal = self._base.refusal()
+        if refusal is None:
+            return
+        left = [*self._queue]
+        self._queue.clear()
+        for batch in (self._closing, self._batch):
+            if batch is not None:
+                left += batch.staged
+                batch.abandoned = True
+                batch.left = len(batch.staged)
+                batch.part = batch.part or self.cut()
+                batch.staged = []
+        self._batch = None
+        for queued in left:
+            queued.group.error = queued.group.error or self._base.refusal() or refusal
+            self._leave(queued, self._base.applied_seq, None)
+        self._stir.set()
+        self._note_idle()
+
+
+def _inodes_of(ops: Sequence[AnyOp]) -> tuple[int, ...]:
+    return tuple({ino for op in ops for ino in inodes_of(op)})
+
+
+def inodes_of(op: AnyOp) -> list[int]:
+    """The inodes that an op names."""
+    named = (getattr(op, field_name, 0) for field_name in ("parent", "new_parent", "ino", "replaced", "source"))
+    return [ino for ino in named if ino]

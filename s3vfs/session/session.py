@@ -18,19 +18,22 @@ from s3vfs.environment import Environment
 from s3vfs.errors import ReadOnly, S3vfsError, StoreUnreachable, Unpublished
 from s3vfs.journal.protocol import Journal
 from s3vfs.namespace.ops import AnyOp, Beat, End
+from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
 from s3vfs.objects.protocol import Store
 from s3vfs.replica.protocol import Replica
+from s3vfs.session.acknowledged import Acknowledged, as_error
 from s3vfs.session.appender import Appender
 from s3vfs.session.base import Base, Listener
 from s3vfs.session.counters import SessionCounters
 from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.eviction import EVICT_AFTER_S, Committed, evict
 from s3vfs.session.inodes import InodeNumbers
-from s3vfs.session.lifecycle import Registrar, rebuild
+from s3vfs.session.leases import Leases
+from s3vfs.session.lifecycle import Office, Registrar, rebuild
 from s3vfs.session.options import SessionOptions
-from s3vfs.session.pipeline import Group, Pipeline
+from s3vfs.session.pipeline import Companion, Group, Pipeline
 from s3vfs.session.pledge import Pledge
 from s3vfs.session.presence import Presence
 from s3vfs.session.spill import Spill
@@ -64,6 +67,8 @@ class Session:
         self._appender: Appender | None = None
         self._pipeline: Pipeline | None = None
         self._inodes: InodeNumbers | None = None
+        self._leases: Leases | None = None
+        self._acknowledged: Acknowledged | None = None
         self._presence: Presence | None = None
         self._objects = 0
         self._former: tuple[tuple[int, int], ...] = ()
@@ -106,9 +111,36 @@ class Session:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def view(self) -> AbstractContextManager[ReadTransaction]:
-        """What this client sees: base and, once there are leases, the overlay (R12). Never across an await. While a
-        checkpoint is loaded it is what was seen before: `fresh` tells old from young, as when the bucket is silent."""
-        return self.base.read()
+        """What this client sees: base, and above it what was acknowledged ahead of its record (R12). Never across an
+        await. While a checkpoint is loaded it is what was seen before: `fresh` tells old from young, as when the bucket
+        is silent."""
+        return self._layered() if self._acknowledged is not None and len(self._acknowledged) else self.base.read()
+
+    @contextmanager
+    def _layered(self) -> Iterator[ReadTransaction]:
+        assert self._acknowledged is not None
+        with self.base.read() as txn:
+            yield self._acknowledged.view(txn)
+
+    async def reach(self, *inos: int) -> None:
+        """Return when the view has all that anybody has been told of these inodes (and, for directories, of their
+        entries): at once where an own lease says so, else after `fresh` and, where another session's lease covers one,
+        once that has been given back. Raises as `fresh` and `commit`."""
+        if self._leases is None:
+            await self.fresh()
+            return
+        with self.view() as txn:
+            rows = Rows(txn)
+            if all(self._leases.covering(rows, ino) is not None for ino in inos):
+                return
+        await self.fresh()
+        await self.clear(*inos)
+
+    async def clear(self, *inos: int) -> None:
+        """Return when no other session's lease covers any of them, as far as this client knows. Raises as `commit`."""
+        if self._leases is not None and self.base.refusal() is None:
+            for ino in inos:
+                await self._leases.clear(ino)
 
     async def fresh(self, within_s: float | None = None) -> None:
         """Return when a look at the tail that was sent after now - `within_s` (default: the freshness option) has been
@@ -187,6 +219,62 @@ class Session:
         again."""
         return Pledge(self.enqueue(ops), self.wait)
 
+    # -- ahead of the record ------------------------------------------------------------------------------------------
+
+    def acknowledge(self, op: AnyOp) -> Verdict | None:
+        """Take `op` at once where leases allow it: see `Acknowledged.acknowledge`. No checkpoint."""
+        return None if self._acknowledged is None else self._acknowledged.acknowledge(op)
+
+    def wish(self, rows: Rows, directories: Sequence[int]) -> list[AnyOp]:
+        """Ops to send before one that touches these directories, to have them leased: see `Leases.wish`."""
+        return [] if self._leases is None else self._leases.wish(rows, directories)
+
+    def close_of(self, ino: int) -> LeaseId | None:
+        """The lease under which a close of the file is acknowledged, its bytes to come along with the next batch
+        (`accompany`); None: the close waits for its record."""
+        return None if self._acknowledged is None else self._acknowledged.close_of(ino)
+
+    def note_close(self, ino: int, lease: LeaseId) -> None:
+        """As `close_of`, again, for a close that could not be sent along."""
+        if self._acknowledged is not None:
+            self._acknowledged.note_close(ino, lease)
+
+    def closed_under(self, ino: int) -> tuple[LeaseId | None, bool]:
+        """See `Acknowledged.closed_under`."""
+        return (None, False) if self._acknowledged is None else self._acknowledged.closed_under(ino)
+
+    def accompany(self, companion: Companion) -> None:
+        """From now on `companion` sends along the bytes of acknowledged closes, those of a former daemon included."""
+        if self._pipeline is not None and self._leases is not None:
+            self._pipeline.companion = companion
+            self._leases.withheld = False
+            self._pipeline.wake()
+
+    def send_along(self, ops: Sequence[AnyOp], leases: Sequence[LeaseId | None]) -> Pledge:
+        """As `send`, into the batch that is being closed."""
+        if self._pipeline is None:
+            raise ReadOnly("this mount is read-only")
+        return Pledge(self._pipeline.along(ops, leases), self.wait)
+
+    def press(self) -> None:
+        """Commit what was acknowledged now."""
+        if self._pipeline is not None:
+            self._pipeline.press()
+
+    async def barrier(self, *inos: int) -> None:
+        """Return when everything that was acknowledged before is in the journal. Raises as `commit`, and EIO where
+        acknowledged changes of one of these inodes were lost (R10)."""
+        pipeline, acknowledged = self._pipeline, self._acknowledged
+        if pipeline is not None and acknowledged is not None and (len(acknowledged) or pipeline.companion.due()):
+            await self.commit([Beat()])
+        self.require_kept(*inos)
+
+    def require_kept(self, *inos: int) -> None:
+        """Raises EIO where acknowledged changes of one of these inodes were lost (R10)."""
+        for ino in inos:
+            if self._acknowledged is not None and (reason := self._acknowledged.lost(ino)) is not None:
+                raise as_error(reason)
+
     def landed(self, incarnation: int, number: int) -> bool:
         """Whether op `number` that this session sent as `incarnation` is in the journal, whatever its verdict. For a
         former incarnation the answer is final: what was not there when it was replaced will never be (R13)."""
@@ -258,14 +346,28 @@ class Session:
         note_sent = partial(self._directory.note_sent, office.sid, office.incarnation)
         self._pipeline = Pipeline(self.base, self._appender, office.first_number, note_sent)
         self._inodes = InodeNumbers(self._pipeline, row)
+        await self._begin_leases(office, self._pipeline, self._directory)
         self._presence = Presence(self.store.control, office.sid, office.incarnation, self.options.label)
         found_low = await self._presence.found_low() if office.resumed else None
         await self._presence.write(self.low if found_low is None else min(found_low, self.low))
         self.base.state_listeners.append(self._answer_challenge)
         nursery.start_soon(self._pipeline.run)
+        if self._leases is not None and self._acknowledged is not None:
+            nursery.start_soon(self._leases.run)
+            nursery.start_soon(self._acknowledged.run)
         nursery.start_soon(self._keep_low, self._presence)
         await self.tail.look()
         self._answer_challenge()
+
+    async def _begin_leases(self, office: Office, pipeline: Pipeline, directory: SessionDirectory) -> None:
+        self._leases = Leases(self.base, self.tail, pipeline, self.commit_record)
+        self._leases.enabled = self.options.leases
+        spill = Spill(directory.spill)
+        self._acknowledged = Acknowledged(
+            self.environment, self.base, pipeline, self._leases, directory.queue, spill
+        )
+        await self._acknowledged.take_up(office.former)
+        self._leases.take_up()
 
     def _answer_challenge(self) -> None:
         """Somebody doubts that this session is alive: any record of it answers."""
@@ -300,6 +402,8 @@ class Session:
         pipeline.close()
         with trio.move_on_after(self.options.io_timeout_s):
             await pipeline.drained()
+        if self._acknowledged is not None:
+            await self._acknowledged.keep_lost()
         if pipeline.queued_ops:
             raise Unpublished(
                 f"{pipeline.queued_ops} changes are not in the bucket yet", hint="mount again to go on with them"
@@ -322,6 +426,9 @@ class Session:
             "applied_seq": self.applied_seq,
             "low": self.low,
             "queued_ops": queued,
+            "acknowledged_ops": len(self._acknowledged) if self._acknowledged is not None else 0,
+            "leases": len(self._leases.held) if self._leases is not None else 0,
+            "leases_recalled": self._leases.recalled if self._leases is not None else 0,
             "tail_age_s": round(trio.current_time() - self.tail.seen_at_s, 3),
             "failure": str(self.tail.failure) if self.tail.failure is not None else None,
             "append_failure": str(self._appender.failure) if self._appender and self._appender.failure else None,

@@ -1,8 +1,8 @@
 """Spilling: work that cannot go on is kept where its user finds it, named in status and in the log (R13).
 
     spill/<utc time>-<n>/
-        bytes           what was written, at its file offsets (sparse)
-        about.json      path, inode, reason, ranges
+        bytes           what was written, at its file offsets (sparse); not there for changes of names and attributes
+        about.json      path, inode, reason, ranges; or the changes, in words
 
 Blocks for as long as the local disk does. Knows nothing of sessions and of the bucket.
 """
@@ -31,6 +31,7 @@ class Spilled:
     ino: int
     reason: str
     ranges: tuple[tuple[int, int], ...]
+    changes: tuple[str, ...] = ()
 
 
 class Spill:
@@ -62,6 +63,14 @@ class Spill:
         _log.error("kept unpublished bytes of %s in %s: %s", os.fsdecode(path) or f"inode {ino}", folder, reason)
         return spilled
 
+    def keep_changes(self, *, changes: Sequence[str], reason: str, wall_ns: int) -> Spilled:
+        """Keep a list of acknowledged changes of names and attributes, lastingly, and log it. Raises OSError."""
+        folder = self._new_folder(wall_ns)
+        spilled = Spilled(folder, b"", 0, reason, (), tuple(changes))
+        self._describe(spilled)
+        _log.error("%d acknowledged changes were lost, listed in %s: %s", len(changes), folder, reason)
+        return spilled
+
     def _new_folder(self, wall_ns: int) -> Path:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_ns // 10**9))
         number = 0
@@ -81,6 +90,7 @@ class Spill:
             "ino": spilled.ino,
             "reason": spilled.reason,
             "ranges": spilled.ranges,
+            "changes": spilled.changes,
         }
         with open(spilled.folder / "about.json", "w", errors="surrogateescape") as file:
             json.dump(fields, file, ensure_ascii=True)
@@ -104,7 +114,14 @@ class Spill:
                 fields = json.loads((folder / "about.json").read_text())
                 ranges = tuple((int(offset), int(length)) for offset, length in fields["ranges"])
                 found.append(
-                    Spilled(folder, os.fsencode(fields["path"]), int(fields["ino"]), str(fields["reason"]), ranges)
+                    Spilled(
+                        folder,
+                        os.fsencode(fields["path"]),
+                        int(fields["ino"]),
+                        str(fields["reason"]),
+                        ranges,
+                        tuple(str(change) for change in fields.get("changes", ())),
+                    )
                 )
             except (OSError, ValueError, KeyError, TypeError) as error:
                 found.append(Spilled(folder, b"", 0, f"no description: {error}", ()))

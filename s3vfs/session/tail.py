@@ -27,6 +27,7 @@ class Sent:
 
     number: int
     at_s: float
+    boottime_ns: int = 0
 
 
 class Tail:
@@ -55,7 +56,7 @@ class Tail:
     def sending(self) -> Sent:
         """To be called right before a request that may show the tail is sent."""
         self._sends += 1
-        return Sent(self._sends, trio.current_time())
+        return Sent(self._sends, trio.current_time(), self._base.stopwatch_ns())
 
     def sighted(self, sent: Sent) -> None:
         """Base holds all that was committed before `sent`: a look has ended, or an own record, first sent then, won."""
@@ -68,6 +69,11 @@ class Tail:
     def seen_at_s(self) -> float:
         """When the youngest request was sent that showed the tail."""
         return self._seen.at_s
+
+    def seen_within(self, seconds: float) -> bool:
+        """Whether the youngest request that showed the tail was sent less than `seconds` ago, as CLOCK_BOOTTIME counts
+        (R8)."""
+        return self._seen.number > 0 and self._base.stopwatch_ns() - self._seen.boottime_ns < seconds * 1e9
 
     # -- callers ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,290 @@
+"""Work that was acknowledged ahead of its record: the overlay, the log on disk, and what becomes of it (R7, R8, R12).
+
+An op is tried on base plus everything acknowledged before it, noted in the log, queued, and only then acknowledged. When
+its record comes out otherwise, because the lease was revoked or the session ended, it is *lost*: kept in words in the
+spill directory, and reported by every following fsync and close of the inodes that it names (R10). After a restart the
+queue goes on under the leases that are still there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+
+from s3vfs.environment import Environment
+from s3vfs.errors import S3vfsError, StoreUnreachable
+from s3vfs.namespace.changes import Changes, changes_of
+from s3vfs.namespace.leases import leases_touched
+from s3vfs.namespace.ops import AnyOp, NumberedOp, encode_op
+from s3vfs.namespace.rows import LeaseId, Rows
+from s3vfs.namespace.transaction import ReadTransaction
+from s3vfs.namespace.verdict import Context, Verdict
+from s3vfs.replica.overlay import Overlay
+from s3vfs.replica.protocol import Applied
+from s3vfs.session.base import Base
+from s3vfs.session.leases import Leases
+from s3vfs.session.options import WINDOW_OPS
+from s3vfs.session.pipeline import Group, Pipeline, inodes_of
+from s3vfs.session.queue_log import LeftBehind, QueueLog, left_behind
+from s3vfs.session.spill import Spill
+
+_log = logging.getLogger(__name__)
+
+# Where a quota leaves no more than this, ops wait for their record, which says whether they fit.
+_QUOTA_MARGIN_BYTES = 256 << 20
+_QUOTA_MARGIN_INODES = 20_000
+# Inodes whose loss is reported; and changes in one spill folder.
+_LOST_INODES = 100_000
+_CHANGES_IN_FOLDER = 10_000
+
+
+class Acknowledged:
+    """The acknowledged work of one session. `folder`: the log's."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        base: Base,
+        pipeline: Pipeline,
+        leases: Leases,
+        folder: Path,
+        spill: Spill,
+    ) -> None:
+        self._environment = environment
+        self._base = base
+        self._pipeline = pipeline
+        self._leases = leases
+        self._folder = folder
+        self._spill = spill
+        self._overlay = Overlay()
+        self._queue_log = QueueLog(folder, base.sid, base.incarnation)
+        self._lost: list[tuple[NumberedOp, str]] = []
+        self._lost_work = trio.Event()
+        self._settled_parts: list[int] = []
+        self._lost_inos: dict[int, str] = {}
+        self._closes: dict[int, LeaseId] = {}
+        self.count = 0
+        pipeline.cut = self._queue_log.cut
+        pipeline.settled = self._part_settled
+        base.follow = self._follow
+        base.follow_reload = self._follow_reload
+        base.state_listeners.append(self._watch)
+
+    def __len__(self) -> int:
+        return len(self._overlay)
+
+    def view(self, base: ReadTransaction) -> ReadTransaction:
+        return self._overlay.view(base)
+
+    # -- acknowledging ------------------------------------------------------------------------------------------------
+
+    def acknowledge(self, op: AnyOp) -> Verdict | None:
+        """Take the op at once, if leases in force cover all that it touches; its verdict is then OK, or a refusal that
+        is final. None: it has to wait for its record. No checkpoint."""
+        if not self._leases.held or not self._pipeline.open or self._base.loading:
+            return None
+        if len(self._overlay) >= WINDOW_OPS or self._pipeline.awaits(inodes_of(op)):
+            return None
+        with self._base.read() as txn:
+            rows = Rows(self._overlay.view(txn))
+            touched = leases_touched(rows, op)
+            if not touched or not self._leases.relied_on(touched) or _near_quota(rows):
+                return None
+            lease = min(lease for lease in touched if lease is not None)
+            return self._take(txn, NumberedOp(self._pipeline.next_staged(), lease, op))
+
+    def _take(self, txn: ReadTransaction, numbered: NumberedOp) -> Verdict | None:
+        context = Context(self._base.applied_seq + 1, 0, self._base.sid, self._base.incarnation)
+        verdict = self._overlay.acknowledge(txn, numbered, context)
+        if verdict.errno:
+            return verdict
+        wire = encode_op(numbered)
+        try:
+            self._queue_log.op(wire)
+        except OSError as error:
+            _log.warning("the local disk does not take the queue, so changes wait for their records: %s", error)
+            self._overlay.withdraw(txn, [numbered.number])
+            return None
+        self._pipeline.stage(numbered, wire, partial(self._fate, numbered))
+        self.count += 1
+        return verdict
+
+    def close_of(self, ino: int) -> LeaseId | None:
+        """The lease under which a close of the file may be acknowledged now; noted in the log. None: it waits."""
+        if not self._leases.held or not self._pipeline.open or self._base.loading or self._pipeline.awaits([ino]):
+            return None
+        with self._base.read() as txn:
+            rows = Rows(self._overlay.view(txn))
+            lease = self._leases.covering(rows, ino)
+            if lease is None or _near_quota(rows):
+                return None
+        return lease if self.note_close(ino, lease) else None
+
+    def note_close(self, ino: int, lease: LeaseId) -> bool:
+        """Whether the log took the close. It is due with the next batch."""
+        try:
+            self._queue_log.close_of(ino, lease)
+        except OSError as error:
+            _log.warning("the local disk does not take the queue, so closes wait for their records: %s", error)
+            return False
+        self._pipeline.wake()
+        return True
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def _follow(self, applied: Applied, own: bool) -> Changes | None:
+        """What looks different because acknowledged ops had to be tried again, besides what the record says."""
+        self._leases.hear(applied.changes)
+        if not len(self._overlay):
+            return None
+        verdicts = dict(zip(self._pipeline.in_flight, applied.verdicts, strict=True)) if own else None
+        with self._base.read() as txn:
+            rebuilt = self._overlay.record_applied(txn, applied.keys, verdicts)
+        return changes_of(rebuilt.keys) if rebuilt.keys else None
+
+    def _follow_reload(self) -> None:
+        self._leases.reloaded()
+        row = self._base.row
+        with self._base.read() as txn:
+            gone = [
+                pending.numbered.number
+                for pending in self._overlay.pending
+                if row is None or self._base.fenced or pending.numbered.number <= row.last_op
+            ]
+            self._overlay.withdraw(txn, gone)
+
+    def _watch(self) -> None:
+        """Out of office: nothing that was acknowledged can be committed any more; the pipeline tells op by op."""
+        if self._base.refusal() is not None and len(self._overlay):
+            with self._base.read() as txn:
+                self._overlay.withdraw(txn, [pending.numbered.number for pending in self._overlay.pending])
+            for hear in tuple(self._base.reload_listeners):
+                hear()
+
+    def _fate(self, numbered: NumberedOp, group: Group) -> None:
+        if isinstance(group.error, StoreUnreachable):
+            _log.warning("the verdict of op %d cannot be known; it is in the journal", numbered.number)
+        elif group.error is not None:
+            self._lose(numbered, str(group.error))
+        elif group.verdicts[0].errno:
+            self._lose(numbered, f"it was refused (errno {group.verdicts[0].errno}): others had the lease by then")
+
+    # -- what is lost -------------------------------------------------------------------------------------------------
+
+    def lost(self, ino: int) -> str | None:
+        """Why an acknowledged change that names this inode was lost, if so (R10)."""
+        return self._lost_inos.get(ino)
+
+    def _lose(self, numbered: NumberedOp, reason: str) -> None:
+        self._lost.append((numbered, reason))
+        for ino in inodes_of(numbered.op):
+            if len(self._lost_inos) < _LOST_INODES:
+                self._lost_inos[ino] = reason
+        self._lost_work.set()
+
+    def _part_settled(self, part: int) -> None:
+        self._settled_parts.append(part)
+        if self._lost:
+            self._lost_work.set()  # removed once what was lost is in the spill directory
+        else:
+            self._remove_parts()
+
+    def _remove_parts(self) -> None:
+        parts, self._settled_parts = self._settled_parts, []
+        for part in parts:
+            try:
+                self._queue_log.settled(part)
+            except OSError as error:
+                _log.warning("a part of the queue's log cannot be removed: %s", error)
+
+    async def run(self) -> None:
+        """Write down what is lost, until cancelled."""
+        while True:
+            await self._lost_work.wait()
+            self._lost_work = trio.Event()
+            await trio.sleep(0.1)  # they come in crowds
+            await self.keep_lost()
+
+    async def keep_lost(self) -> None:
+        """Everything that is lost so far is in the spill directory."""
+        while self._lost:
+            lost, self._lost = self._lost[:_CHANGES_IN_FOLDER], self._lost[_CHANGES_IN_FOLDER:]
+            keep = partial(
+                self._spill.keep_changes,
+                changes=[described(numbered.op) for numbered, _ in lost],
+                reason=lost[0][1],
+                wall_ns=self._environment.wall_ns(),
+            )
+            try:
+                await self._environment.run(keep)
+            except OSError as error:
+                _log.error("%d lost changes cannot be written down: %s", len(lost), error)
+                for numbered, reason in lost:
+                    _log.error("lost: %s: %s", described(numbered.op), reason)
+        self._remove_parts()
+
+    # -- after a restart ----------------------------------------------------------------------------------------------
+
+    async def take_up(self, former: Sequence[tuple[int, int]]) -> None:
+        """Go on with what an earlier daemon had acknowledged. `former`: see `Identity.former`. Before the pipeline
+        runs."""
+        found = await self._environment.run(left_behind, self._folder)
+        landed = dict(former)
+        for _, part in found:
+            if part.sid:
+                self._take_up_part(part, landed.get(part.incarnation, 0))
+        for path, _ in found:
+            await self._environment.run(path.unlink)
+        await self.keep_lost()
+
+    def _take_up_part(self, part: LeftBehind, last_op: int) -> None:
+        ours = part.sid == self._base.sid
+        self._closes.update(part.closes)
+        with self._base.read() as txn:
+            for left in part.ops:
+                if not ours:
+                    self._lose(left, "the session that acknowledged it was ended")
+                elif left.number > last_op:
+                    numbered = msgspec.structs.replace(left, number=self._pipeline.next_staged())
+                    verdict = self._take(txn, numbered)
+                    if verdict is None or verdict.errno:
+                        self._lose(left, "it cannot go on after the restart: others had the lease by then")
+
+    def closed_under(self, ino: int) -> tuple[LeaseId | None, bool]:
+        """The lease under which an earlier daemon acknowledged the file's last close, if so; and whether it still is
+        this session's."""
+        lease = self._closes.get(ino)
+        if lease is None:
+            return None, False
+        with self._base.read() as txn:
+            row = Rows(txn).grant(lease)
+        return lease, row is not None and row.sid == self._base.sid
+
+    def close(self) -> None:
+        self._queue_log.close()
+
+
+def _near_quota(rows: Rows) -> bool:
+    volume = rows.volume()
+    if volume is None or not (volume.quota_bytes or volume.quota_inodes):
+        return False
+    usage = rows.usage()
+    bytes_left = volume.quota_bytes - usage.bytes if volume.quota_bytes else _QUOTA_MARGIN_BYTES
+    inodes_left = volume.quota_inodes - usage.inodes if volume.quota_inodes else _QUOTA_MARGIN_INODES
+    return bytes_left < _QUOTA_MARGIN_BYTES or inodes_left < _QUOTA_MARGIN_INODES
+
+
+def described(op: AnyOp) -> str:
+    """An op in words, for a user who looks for what was lost."""
+    fields = {name: getattr(op, name) for name in op.__struct_fields__}
+    return f"{type(op).__name__.upper()} " + " ".join(f"{name}={value!r}" for name, value in fields.items())
+
+
+def as_error(reason: str) -> S3vfsError:
+    """What fsync and close of an inode say whose acknowledged changes were lost (EIO)."""
+    return S3vfsError(f"acknowledged changes were lost: {reason}", hint="s3vfs status names where they are kept")

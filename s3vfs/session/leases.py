@@ -1,0 +1,331 @@
+"""The leases of one session, and what others hold (DESIGN 6, R6 to R8).
+
+*As a holder*: which leases are in force, whether they may be relied on now (R8), what to do when one is recalled: stop
+acknowledging under it, have everything acknowledged go out at once, and give it back in the same record. A lease that
+is *ending* is relied on no more, from that moment. Recall handling waits for nobody and holds no lock.
+*As a reader*: RECALL what another session holds, wait until it is given back, REVOKE it where no sign of life comes.
+
+Knows rows and ops; what the ops of acknowledged work are, and where its bytes lie, is the pipeline's and the data
+room's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from s3vfs.errors import S3vfsError
+from s3vfs.namespace.changes import Changes
+from s3vfs.namespace.features import LEASES
+from s3vfs.namespace.leases import covering, lease_of_directory
+from s3vfs.namespace.ops import AnyOp, Busy, Feature, Grant, Recall, Release, Revoke
+from s3vfs.namespace.rows import LeaseId, Rows
+from s3vfs.session.base import Base
+from s3vfs.session.eviction import Committed
+from s3vfs.session.options import (
+    BUSY_AFTER_S,
+    COMPANY_S,
+    LEASE_IDLE_S,
+    LEASE_LOOK_S,
+    LEASE_STRENGTH_S,
+    RECALL_LIMIT_S,
+    RECALL_PATIENCE_S,
+    SHY_FIRST_S,
+    SHY_MOST_S,
+)
+from s3vfs.session.tail import Tail
+
+if TYPE_CHECKING:
+    from s3vfs.session.pipeline import Pipeline
+
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+# How often somebody who waits for a lease looks at the tail.
+_WAITING_LOOK_S = 0.05
+# Directories remembered as shared with others; beyond that the oldest are forgotten.
+_MEMORY = 10_000
+
+
+@dataclass(slots=True)
+class Held:
+    """An own lease. `ending_since_s`: since then it is relied on no more, and RELEASE is due. `recalled`: somebody
+    waits. `said_busy_s`: when BUSY was sent last."""
+
+    used_at_s: float
+    ending_since_s: float | None = None
+    recalled: bool = False
+    said_busy_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Shyness:
+    """A directory that others want, too: nothing is taken there until `until_s`."""
+
+    until_s: float
+    pause_s: float
+
+
+class Leases:
+    """`commit` appends ops and waits, with the seq; only `clear` uses it."""
+
+    def __init__(
+        self,
+        base: Base,
+        tail: Tail,
+        pipeline: Pipeline,
+        commit: Callable[[Sequence[AnyOp]], object],
+    ) -> None:
+        self._base = base
+        self._tail = tail
+        self._pipeline = pipeline
+        self._commit = commit
+        self._held: dict[LeaseId, Held] = {}
+        self._shy: dict[int, _Shyness] = {}
+        self._touched: dict[int, float] = {}
+        self._asking: set[LeaseId] = set()
+        self._work = trio.Event()
+        self.enabled = True
+        self.withheld = True  # nothing is given back before the bytes of acknowledged closes can come along
+        pipeline.conclusion = self._conclusion
+        base.listeners.append(self._note_company)
+
+    # -- as a holder --------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> Collection[LeaseId]:
+        return self._held.keys()
+
+    @property
+    def recalled(self) -> int:
+        return sum(held.recalled for held in self._held.values())
+
+    def take_up(self) -> None:
+        """Leases of a former incarnation: its queue goes on under them, and then they are given back."""
+        with self._base.read() as txn:
+            leases = list(Rows(txn).leases(self._base.sid))
+        for lease in leases:
+            self._held[lease] = Held(trio.current_time())
+            self._end(lease)
+
+    def strong(self) -> bool:
+        """R8: whether leases may be relied on now."""
+        return self._tail.seen_within(LEASE_STRENGTH_S)
+
+    def relied_on(self, leases: Iterable[LeaseId | None]) -> bool:
+        """Whether all of these are own leases in force, which may be relied on now. It counts as their use."""
+        now_s = trio.current_time()
+        for lease in leases:
+            held = self._held.get(lease) if lease is not None else None
+            if held is None or held.ending_since_s is not None:
+                return False
+            held.used_at_s = now_s
+        return self.strong()
+
+    def covers_directory(self, rows: Rows, directory: int) -> bool:
+        """Whether what base and overlay show of the directory is the newest there is."""
+        if not self._held:
+            return False
+        lease = lease_of_directory(rows, directory)
+        return lease is not None and self.relied_on([lease])
+
+    def covering(self, rows: Rows, ino: int) -> LeaseId | None:
+        """The own lease that covers the inode and may be relied on now."""
+        lease = covering(rows, ino) if self._held else None
+        return lease if lease is not None and self.relied_on([lease]) else None
+
+    def wish(self, rows: Rows, directories: Iterable[int]) -> list[AnyOp]:
+        """What to send before an op that touches these directories, to have them leased; nothing where others have
+        been there lately."""
+        if not self.enabled:
+            return []
+        now_s = trio.current_time()
+        wanted = []
+        for directory in dict.fromkeys(directories):
+            shy = self._shy.get(directory)
+            if (shy is not None and now_s < shy.until_s) or now_s < self._touched.get(directory, -COMPANY_S) + COMPANY_S:
+                return []
+            if lease_of_directory(rows, directory) is None and rows.inode(directory) is not None:
+                wanted.append(directory)
+        if not wanted:
+            return []
+        volume = rows.volume()
+        switched_on = volume is not None and volume.features >> LEASES & 1
+        grant = Grant(tuple(wanted))
+        return [grant] if switched_on else [Feature(LEASES), grant]
+
+    def hear(self, changes: Changes) -> None:
+        """A record has changed leases: ours among them? Called before anybody acts on that record."""
+        if not changes.leases:
+            return
+        with self._base.read() as txn:
+            rows = Rows(txn)
+            for lease in changes.leases:
+                row = rows.grant(lease)
+                if row is None or row.sid != self._base.sid:
+                    if self._held.pop(lease, None) is not None:
+                        self._look_often()
+                    continue
+                if lease not in self._held:
+                    self._held[lease] = Held(trio.current_time())
+                    self._look_often()
+                if rows.recall(lease) is not None and not self._held[lease].recalled:
+                    self._held[lease].recalled = True
+                    self._become_shy(rows.directories(lease))
+                    self._end(lease)
+
+    def reloaded(self) -> None:
+        """A checkpoint has replaced base: own leases may have come or gone unseen."""
+        with self._base.read() as txn:
+            rows = Rows(txn)
+            for lease in list(self._held):
+                row = rows.grant(lease)
+                if row is None or row.sid != self._base.sid:
+                    del self._held[lease]
+                elif rows.recall(lease) is not None:
+                    self._held[lease].recalled = True
+                    self._end(lease)
+            for lease in rows.leases(self._base.sid):
+                if lease not in self._held:
+                    self._held[lease] = Held(trio.current_time())
+        self._look_often()
+
+    def _end(self, lease: LeaseId) -> None:
+        held = self._held[lease]
+        if held.ending_since_s is None:
+            held.ending_since_s = trio.current_time()
+        self._pipeline.wake()
+        self._pipeline.press()
+        self._look_often()
+
+    def _conclusion(self) -> Callable[[Collection[LeaseId]], list[AnyOp]]:
+        """A batch is being closed: everything acknowledged under leases that are ending is in it, or before it."""
+        ending = [lease for lease, held in self._held.items() if held.ending_since_s is not None]
+
+        def last_ops(unsent: Collection[LeaseId]) -> list[AnyOp]:
+            if self.withheld:
+                return []
+            return [Release(*lease) for lease in ending if lease not in unsent and lease in self._held]
+
+        return last_ops
+
+    def _become_shy(self, directories: Iterable[int]) -> None:
+        now_s = trio.current_time()
+        for count, directory in enumerate(directories):
+            if count == _MEMORY:
+                break
+            shy = self._shy.get(directory)
+            again = shy is not None and now_s < shy.until_s + SHY_MOST_S
+            pause_s = min(2 * shy.pause_s, SHY_MOST_S) if shy is not None and again else SHY_FIRST_S
+            self._shy[directory] = _Shyness(now_s + pause_s, pause_s)
+        while len(self._shy) > _MEMORY:
+            del self._shy[next(iter(self._shy))]
+
+    def _note_company(self, changes: Changes, own: bool) -> None:
+        if own:
+            return
+        now_s = trio.current_time()
+        for directory, _ in changes.dentries:
+            self._touched.pop(directory, None)
+            self._touched[directory] = now_s
+        while len(self._touched) > _MEMORY:
+            del self._touched[next(iter(self._touched))]
+
+    def _look_often(self) -> None:
+        self._tail.look_every(self, LEASE_LOOK_S if self._held else None)
+        self._work.set()
+
+    async def run(self) -> None:
+        """Give back what is not used, say BUSY where giving back takes long; until cancelled."""
+        while True:
+            if not self._held:
+                await self._work.wait()
+                self._work = trio.Event()
+            now_s = trio.current_time()
+            for lease, held in list(self._held.items()):
+                if held.ending_since_s is None:
+                    if now_s - held.used_at_s >= LEASE_IDLE_S:
+                        self._end(lease)
+                    continue
+                if held.recalled and now_s - max(held.ending_since_s, held.said_busy_s) >= BUSY_AFTER_S:
+                    if self._pipeline.interject(Busy(*lease)):
+                        held.said_busy_s = now_s
+                self._pipeline.wake()  # what could not be sent with the last batch is tried again
+            await trio.sleep(_TICK_S)
+
+    # -- as a reader --------------------------------------------------------------------------------------------------
+
+    def foreign(self, ino: int) -> LeaseId | None:
+        """The lease of another session that covers the inode, as base knows it."""
+        with self._base.read() as txn:
+            rows = Rows(txn)
+            volume = rows.volume()
+            if volume is None or not volume.features >> LEASES & 1:
+                return None
+            lease = covering(rows, ino)
+            row = None if lease is None else rows.grant(lease)
+        return None if row is None or row.sid == self._base.sid else lease
+
+    async def clear(self, ino: int) -> None:
+        """Return when no other session's lease covers the inode, as far as base shows: then base has all that was
+        acknowledged under it. Raises what `commit` raises, and StoreUnreachable."""
+        while (lease := self.foreign(ino)) is not None:
+            await self._recall(lease)
+
+    async def _recall(self, lease: LeaseId) -> None:
+        """Return when the lease is gone, or when somebody else may ask on."""
+        if lease in self._asking:
+            changed = self._base.changed
+            with trio.move_on_after(_TICK_S):
+                await changed.wait()
+            return
+        self._asking.add(lease)
+        self._tail.look_every((self, lease), _WAITING_LOOK_S)
+        try:
+            await self._ask_back(lease)
+        finally:
+            self._asking.discard(lease)
+            self._tail.look_every((self, lease), None)
+
+    async def _ask_back(self, lease: LeaseId) -> None:
+        committed = await self._commit([Recall(*lease)])  # type: ignore[misc]
+        assert isinstance(committed, Committed)
+        began_s = sign_s = trio.current_time()
+        last_seq = committed.seq
+        while True:
+            changed = self._base.changed
+            with self._base.read() as txn:
+                rows = Rows(txn)
+                row, standing = rows.grant(lease), rows.recall(lease)
+                holder = None if row is None else rows.session(row.sid)
+            if row is None or row.sid == self._base.sid:
+                return
+            now_s = trio.current_time()
+            if holder is not None and holder.last_seq > last_seq:
+                last_seq, sign_s = holder.last_seq, now_s
+            give_up_s = min(sign_s + RECALL_PATIENCE_S, began_s + RECALL_LIMIT_S)
+            if now_s < give_up_s:
+                with trio.move_on_at(give_up_s):
+                    await changed.wait()
+                continue
+            await self._tail.look()  # a sign may be there already
+            with self._base.read() as txn:
+                rows = Rows(txn)
+                row, newest = rows.grant(lease), rows.recall(lease)
+                holder = None if row is None else rows.session(row.sid)
+            if row is None:
+                return
+            patient = trio.current_time() < began_s + RECALL_LIMIT_S
+            if patient and (newest != standing or (holder is not None and holder.last_seq > last_seq)):
+                continue
+            if newest is not None:
+                _log.warning("the holder of lease %d.%d does not answer: revoking it", *lease)
+                try:
+                    await self._commit([Revoke(*lease, newest.seq, newest.index)])  # type: ignore[misc]
+                except S3vfsError:
+                    raise
+            sign_s = trio.current_time() - RECALL_PATIENCE_S  # refused: look at once what stands now
