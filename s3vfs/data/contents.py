@@ -72,10 +72,12 @@ class Contents:
         self.fetcher = Fetcher(session, cache, sizes, limits)
         self._ahead = Pool(lambda: self.fetcher.room_bytes)
         self.uploader = Uploader(session, sizes, limits, cache.store_object)
-        self.packer = Packer(session, self.uploader, sizes.object_bytes)
-        self._publisher = Publisher(session, sizes, limits, self.uploader, self.packer, trio.current_time)
+        self.packer = Packer(session.send, self.uploader, sizes.object_bytes)
+        self._publisher = Publisher(session, sizes, limits, self.uploader, self.packer, trio.current_time, session.send)
         self._room = Room(folder, limits, self._files)
-        self._upkeep = Upkeep(session, folder, cache, self._files, self._publisher, self._room, sizes, limits, spill)
+        self._upkeep = Upkeep(
+            session, folder, cache, self._files, self._publisher, self._room, sizes, limits, spill, self.uploader
+        )
         self._cloner = Cloner(session, self._upkeep)
         session.listen(self._changed, reloaded=self._reloaded)
 
@@ -88,6 +90,7 @@ class Contents:
                 self._publisher.start(nursery)
                 self.fetcher.start(nursery)
                 await self._upkeep.recover()
+                self._upkeep.deferral.start(nursery)
                 task_status.started()
                 await self._upkeep.run(nursery)
         finally:
@@ -314,6 +317,13 @@ class Contents:
         if file is not None:
             await self._upkeep.publish(file)
 
+    async def close(self, ino: int) -> None:
+        """As `publish`; where a lease allows it and little is left, at once: the bytes follow together with the names
+        that were acknowledged before."""
+        file = self._files.get(ino)
+        if file is not None:
+            await self._upkeep.close(file)
+
     async def publish_all(self) -> None:
         """sync and umount: every file. Raises the first failure after having tried all of them."""
         await self._upkeep.publish_all()
@@ -338,7 +348,8 @@ class Contents:
             "uploads_in_flight": self.uploader.buffers.outstanding,
             "objects_put": self.uploader.puts,
             "bytes_put": self.uploader.put_bytes,
-            "packs": self.packer.packs,
+            "packs": self.packer.packs + self._upkeep.deferral.packer.packs,
+            "acknowledged_closes": self._upkeep.deferral.closes,
             "fetch": msgspec.to_builtins(self.fetcher.counters),
             "cache": msgspec.to_builtins(self.cache.counters) | {"used_bytes": self.cache.used_bytes},
             "waiting_writers": self._room.waiting,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import trio
 
 from s3vfs.data.failures import LocalDiskError, local_disk
-from s3vfs.data.protocol import DataSession, Pledge
+from s3vfs.data.protocol import Pledge
 from s3vfs.data.upload import Uploaded, Uploader
 from s3vfs.errors import Unpublished
 from s3vfs.namespace.ops import AnyOp
@@ -51,8 +51,9 @@ class Parcel:
 class Packer:
     """Gathers parcels into packs, uploads and commits them. Works inside the nursery given to `start`."""
 
-    def __init__(self, session: DataSession, uploader: Uploader, object_bytes: int) -> None:
-        self._session = session
+    def __init__(self, send: Callable[[Sequence[AnyOp]], Pledge], uploader: Uploader, object_bytes: int) -> None:
+        """`send`: queues ops, see `DataSession.send`."""
+        self._send = send
         self._uploader = uploader
         self._object_bytes = object_bytes
         self._waiting: deque[Parcel] = deque()
@@ -128,7 +129,7 @@ class Packer:
                 ops += parcel.ops(pack.object, offset)
             parcel.share = len(ops) - parcel.first
             offset += parcel.length
-        pledge = self._session.send(ops)
+        pledge = self._send(ops)
         for parcel in parcels:
             if parcel.error is None:
                 parcel.pledge = pledge

@@ -6,7 +6,7 @@ the journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from s3vfs.environment import Environment
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp
+from s3vfs.namespace.rows import LeaseId
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
 from s3vfs.objects.protocol import Store
@@ -41,6 +42,14 @@ class Pledge(Protocol):
     async def verdicts(self) -> list[Verdict]:
         """As `commit`. May be asked again after StoreUnreachable or a cancellation."""
         ...
+
+
+class Companion(Protocol):
+    """Whose work leaves together with acknowledged ops: see `session.pipeline`."""
+
+    def due(self) -> bool: ...
+
+    async def gather(self) -> Collection[LeaseId]: ...
 
 
 class DataSession(Protocol):
@@ -71,6 +80,35 @@ class DataSession(Protocol):
     def send(self, ops: Sequence[AnyOp]) -> Pledge:
         """Queue one group, in order; it is not on its way before the next checkpoint. Raises SessionFenced, ReadOnly;
         asking for its verdicts raises those, and StoreUnreachable when its fate is not known in time."""
+        ...
+
+    def close_of(self, ino: int) -> LeaseId | None:
+        """The lease under which a close of the file may be acknowledged now: it is noted, and its bytes are to be sent
+        along by the companion. None: the close waits for its record. No checkpoint."""
+        ...
+
+    def note_close(self, ino: int, lease: LeaseId) -> None:
+        """Again, for a close whose bytes could not be sent."""
+        ...
+
+    def closed_under(self, ino: int) -> tuple[LeaseId | None, bool]:
+        """The lease under which an earlier daemon acknowledged a close of the file, and whether it still is ours."""
+        ...
+
+    def lost(self, ino: int) -> str | None:
+        """Why an acknowledged change that names the inode could not be committed, if so: its bytes are spilled."""
+        ...
+
+    def accompany(self, companion: Companion) -> None:
+        """From now on `companion` is asked to send along what is due whenever a batch is closed."""
+        ...
+
+    def send_along(self, ops: Sequence[AnyOp], leases: Sequence[LeaseId | None]) -> Pledge:
+        """As `send`, into the batch that is being closed; each op names its lease."""
+        ...
+
+    def press(self) -> None:
+        """Close a batch now."""
         ...
 
     def landed(self, incarnation: int, number: int) -> bool:
@@ -129,6 +167,11 @@ class Limits:
     settle_s: float = 1.0
     # Dirty data older than this are committed without being asked (DESIGN 6).
     dirty_age_s: float = 5.0
+    # A close that leaves more than this waits for the bucket, also under a lease, so that a saved checkpoint is there
+    # when save returns (DESIGN 6). 0: every close waits.
+    durable_close_above_bytes: int = 8 * MIB
+    # Bytes whose close was acknowledged and that are not in the journal: at the bound closes wait.
+    acknowledged_bytes: int = 64 * MIB
     # How long a publish or a read tries before it answers EIO; the background goes on trying.
     io_timeout_s: float = 120.0
     # Bytes that one request to the bucket fetches at most: large enough for the connection, small enough to be

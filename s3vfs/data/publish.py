@@ -19,7 +19,7 @@ from s3vfs.data.delivery import Delivery
 from s3vfs.data.gather import gather
 from s3vfs.data.packer import Packer, Parcel
 from s3vfs.data.pending import Pending, Share
-from s3vfs.data.protocol import DataSession, Limits, Sizes
+from s3vfs.data.protocol import DataSession, Limits, Pledge, Sizes
 from s3vfs.data.ranges import RangeSet
 from s3vfs.data.upload import Uploaded, Uploader
 from s3vfs.data.working import WorkingFile
@@ -33,9 +33,9 @@ _log = logging.getLogger(__name__)
 # Own objects declared in one commit: 64 x 8 MiB = 512 MiB, 20 KiB of record.
 _REGIONS_IN_COMMIT = 64
 # Pieces of one parcel: bounds the WRITE op, about 40 bytes each.
-_PIECES_IN_PARCEL = 4_096
+ONE_COMMIT_PIECES = 4_096
 # Holes of one commit, an op each; a record takes 10,000 (docs/format.md, 8), others want room in it.
-_HOLES_IN_COMMIT = 1_000
+ONE_COMMIT_HOLES = 1_000
 
 Piece = tuple[int, int]  # [start, end) of the file
 
@@ -62,7 +62,7 @@ def divide(dirty: RangeSet, object_bytes: int) -> tuple[list[int], list[list[Pie
                 regions.append(at // object_bytes)
                 at = stop
                 continue
-            if not groups or room < stop - at or pieces == _PIECES_IN_PARCEL:
+            if not groups or room < stop - at or pieces == ONE_COMMIT_PIECES:
                 groups.append([])
                 room, pieces = object_bytes, 0
             groups[-1].append((at, stop))
@@ -83,8 +83,11 @@ class Publisher:
         uploader: Uploader,
         packer: Packer,
         now_s: Callable[[], float],
+        send: Callable[[Sequence[AnyOp]], Pledge],
     ) -> None:
+        """`send`: queues ops, as the packer's does."""
         self._session = session
+        self._queue = send
         self._sizes = sizes
         self._limits = limits
         self._uploader = uploader
@@ -196,7 +199,7 @@ class Publisher:
         self._release(file)
 
     async def _send(self, file: WorkingFile, captured: Pending) -> None:
-        while len(captured.holes) > _HOLES_IN_COMMIT:
+        while len(captured.holes) > ONE_COMMIT_HOLES:
             await self._send_cuts(file, captured)
         regions, groups = divide(captured.dirty, self._sizes.object_bytes)
         one_commit = len(regions) <= _REGIONS_IN_COMMIT and len(groups) <= 1
@@ -287,13 +290,13 @@ class Publisher:
 
     @staticmethod
     def _next_holes(captured: Pending) -> RangeSet:
-        return RangeSet(islice(captured.holes, _HOLES_IN_COMMIT))
+        return RangeSet(islice(captured.holes, ONE_COMMIT_HOLES))
 
     async def _commit(self, file: WorkingFile, share: Share, ops: Sequence[AnyOp]) -> None:
         if not ops:
             file.committed(share, keep=False)
             return
-        delivery = Delivery(share, file.foreign, pledge=self._session.send(ops))
+        delivery = Delivery(share, file.foreign, pledge=self._queue(ops))
         self._note(file, delivery)
         await self._conclude(file, delivery, delivery.ask_again)
 

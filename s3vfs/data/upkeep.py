@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from s3vfs.data.cache import Cache
+from s3vfs.data.deferral import Deferral
 from s3vfs.data.failures import again, local_disk
 from s3vfs.data.gather import gather
 from s3vfs.data.layout import file_entry
@@ -24,6 +25,7 @@ from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
 from s3vfs.data.publish import Publisher
 from s3vfs.data.rangelog import Replayed, replay
 from s3vfs.data.room import Room
+from s3vfs.data.upload import Uploader
 from s3vfs.data.whereabouts import path_of
 from s3vfs.data.working import WorkingFile
 from s3vfs.errors import PosixError, S3vfsError, SessionFenced
@@ -54,6 +56,7 @@ class Upkeep:
         sizes: Sizes,
         limits: Limits,
         spill: Spilling,
+        uploader: Uploader,
     ) -> None:
         self._session = session
         self._folder = folder
@@ -64,6 +67,7 @@ class Upkeep:
         self._sizes = sizes
         self._limits = limits
         self._spill = spill
+        self.deferral = Deferral(session, sizes, limits, uploader, self._lose, self._landed, self._drop)
         self._fenced: SessionFenced | None = None
         self._work = trio.Event()
         self._hurry = False
@@ -97,6 +101,7 @@ class Upkeep:
         """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again."""
         if file.failure is not None and file.lost:
             raise again(file.failure)
+        await self.deferral.settled(file.ino)
         if file.working.dirty:
             seen = file.attempt
             contended = file.publishing.locked()
@@ -108,11 +113,21 @@ class Upkeep:
         if file.failure is not None:
             raise again(file.failure)
 
+    async def close(self, file: OpenFile) -> None:
+        """As `publish`, or at once where a lease lets the close be acknowledged."""
+        if not file.working.dirty:
+            self.retire(file)
+            if file.failure is not None:
+                raise again(file.failure)
+        elif file.orphan or not self.deferral.acknowledge(file):
+            await self.publish(file)
+
     @asynccontextmanager
     async def published(self, file: OpenFile) -> AsyncIterator[None]:
         """As `publish`, and inside no other publish of the file is under way; orphans too."""
         if file.failure is not None and file.lost:
             raise again(file.failure)
+        await self.deferral.settled(file.ino)
         async with file.publishing:
             if file.working.dirty:
                 await self._attempt(file, orphans=True)
@@ -133,6 +148,10 @@ class Upkeep:
     async def _attempt(self, file: OpenFile, *, orphans: bool) -> None:
         inode = self._inode(file.ino)
         if inode is None or (inode.nlink == 0 and not orphans):
+            if inode is None and (reason := self._session.lost(file.ino)) is not None:
+                await self._lose(file, S3vfsError(f"acknowledged changes were lost: {reason}", hint="see s3vfs status"))
+                assert file.failure is not None
+                raise again(file.failure)
             if inode is None:
                 self._drop(file)
             file.retry_at_s = trio.current_time() + self._limits.dirty_age_s
@@ -196,7 +215,7 @@ class Upkeep:
                     self.settled(file)
                     age_s = now_s - file.working.dirty_since_s
                     due = (hurry or age_s >= self._limits.dirty_age_s) and now_s >= file.retry_at_s
-                    if due and not file.publishing.locked():
+                    if due and not file.publishing.locked() and not self.deferral.pending(file.ino):
                         nursery.start_soon(self._publish_quietly, file, hurry)
             self._work = trio.Event()
             with trio.move_on_after(_TICK_S):
@@ -236,7 +255,7 @@ class Upkeep:
         inode = None
         if not (file.readers or file.writers or file.committing) and file.working.dirty and not file.lost:
             inode = self._inode(file.ino)
-            if inode is not None and inode.nlink:
+            if (inode is not None and inode.nlink) or self._session.lost(file.ino) is not None:
                 return
             if not file.publishing.locked():
                 self._drop(file)  # unlinked, and now closed for the last time
@@ -268,11 +287,29 @@ class Upkeep:
     async def _give_up_all(self, error: SessionFenced) -> None:
         """The session is out of office: handles give EIO. Files that are being published hear it themselves."""
         self._room.freed()
+        self.deferral.abandon()
         for file in self._dirty():
             if not file.publishing.locked():
                 await self._give_up(file, error)
 
-    async def _give_up(self, file: OpenFile, error: SessionFenced) -> None:
+    async def _lose(self, file: OpenFile, error: S3vfsError) -> None:
+        """What was acknowledged of this file cannot go on."""
+        if isinstance(error, SessionFenced):
+            first, self._fenced = self._fenced is None, self._fenced or error
+            await self._give_up(file, error)
+            if first:
+                await self._give_up_all(error)
+        else:
+            await self._give_up(file, error)
+
+    def _landed(self, file: OpenFile) -> None:
+        """An acknowledged close is in the journal, or has failed."""
+        self._room.freed()
+        self.retire(file)
+        if file.working.dirty:
+            self.wake()
+
+    async def _give_up(self, file: OpenFile, error: S3vfsError) -> None:
         """Keep the unpublished bytes of a file for their user (R13)."""
         file.failure = file.failure or error
         file.lost = True
@@ -332,6 +369,11 @@ class Upkeep:
         working = WorkingFile.place(
             self._folder, replayed.ino, environment.boot_id, sid, object_bytes, left_behind=True
         )
+        if pending.dirty and inode is None and (reason := self._session.lost(replayed.ino)) is not None:
+            working.pending = pending
+            await self._keep(working, reason)
+            working.remove()
+            return
         if not pending or inode is None or inode.nlink == 0:
             if pending.dirty:
                 _log.warning("unpublished bytes of inode %d go with it: it is gone", replayed.ino)
@@ -343,7 +385,15 @@ class Upkeep:
             await self._keep(working, f"{reason} before these bytes were in the bucket")
             working.remove()
             return
+        lease, still_ours = self._session.closed_under(replayed.ino)
+        if lease is not None and not still_ours:
+            working.pending = pending
+            await self._keep(working, "its close was acknowledged under a lease that others have taken since")
+            working.remove()
+            return
         with local_disk():
             working.resume(pending, replayed.base_version, trio.current_time())
-        self._files[replayed.ino] = OpenFile(replayed.ino, working)
+        file = self._files[replayed.ino] = OpenFile(replayed.ino, working)
+        if lease is not None:
+            self.deferral.take_up(file, lease)
         _log.info("inode %d: %d unpublished bytes taken up", replayed.ino, pending.dirty.total_bytes)

@@ -65,7 +65,7 @@ class Attributes(Core):
         self._orphans.opened(ino)
         try:
             await self._contents.truncate(ino, size)
-            await self._contents.publish(ino)
+            await self._contents.close(ino)
         finally:
             self._contents.closed(ino, True)
             self._orphans.closed(ino)
@@ -113,7 +113,7 @@ class Attributes(Core):
                 return None
             return Setattr(ino, mask, mode or 0, uid or 0, gid or 0, 0, atime_ns or 0, mtime_ns or 0, time_ns)
 
-        await self._commit(evaluate)
+        await self._commit(evaluate, ino)
 
     def _lost_privileges(self, ino: int, caller: Caller) -> int:
         """The mask bits of what a write, truncate or chown by `caller` must take away, 0 for nothing: setuid, and

@@ -15,7 +15,7 @@ from s3vfs.environment import Environment
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp
-from s3vfs.namespace.rows import Inode
+from s3vfs.namespace.rows import Inode, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
 
@@ -48,6 +48,32 @@ class FilesystemSession(Protocol):
 
     async def fresh(self, within_s: float | None = None) -> None:
         """Returns when what was committed `within_s` ago (None: the mount's freshness) has been applied."""
+        ...
+
+    async def reach(self, *inos: int, within_s: float | None = None) -> None:
+        """Returns when the view has all that anybody has been told of these inodes and of their entries: as `fresh`,
+        and after others have given back leases that cover them; at once where an own lease says so."""
+        ...
+
+    async def clear(self, *inos: int) -> None:
+        """Returns when no other session's lease covers any of them, as far as this client knows."""
+        ...
+
+    def acknowledge(self, op: AnyOp) -> Verdict | None:
+        """Take the op at once where leases allow it; a refusal is final then. None: commit it. No checkpoint."""
+        ...
+
+    def wish(self, rows: Rows, directories: Sequence[int]) -> list[AnyOp]:
+        """Ops to commit before one that touches these directories, to have them leased from then on."""
+        ...
+
+    async def barrier(self, *inos: int) -> None:
+        """Returns when all that was acknowledged is in the journal. EIO where such changes of these inodes were
+        lost (R10)."""
+        ...
+
+    def require_kept(self, *inos: int) -> None:
+        """Raises EIO where acknowledged changes of these inodes were lost (R10)."""
         ...
 
     async def commit(self, ops: Sequence[AnyOp]) -> list[Verdict]:
@@ -132,6 +158,10 @@ class FileContents(Protocol):
     async def publish(self, ino: int) -> None:
         """All dirty bytes of it are in the bucket and in the journal (R9); those of an orphan stay here. Raises what
         prevents it, again and again until it is mended (R10)."""
+        ...
+
+    async def close(self, ino: int) -> None:
+        """As `publish`; or, under a lease, everything is on its way together with what was acknowledged before."""
         ...
 
     def opened(self, ino: int, writable: bool) -> None: ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable, Collection
+from itertools import islice
 
 from s3vfs.errors import PosixError, ReadOnly
 from s3vfs.filesystem.callers import supplementary_groups
@@ -17,10 +18,23 @@ from s3vfs.filesystem.contracts import FileContents, FilesystemSession, Found
 from s3vfs.filesystem.orphans import Orphans
 from s3vfs.filesystem.removed import RemovedDirectories
 from s3vfs.namespace.apply import apply_op
-from s3vfs.namespace.ops import AnyOp, NumberedOp
+from s3vfs.namespace.limits import COVERED_LINKS_MAX
+from s3vfs.namespace.ops import (
+    AnyOp,
+    Create,
+    Link,
+    NumberedOp,
+    Removexattr,
+    Rename,
+    Rmdir,
+    Setattr,
+    Setxattr,
+    Unlink,
+    inodes_of,
+)
 from s3vfs.namespace.rows import Inode, Rows
 from s3vfs.namespace.scratch import ScratchTransaction
-from s3vfs.namespace.verdict import OK, STALE, Context, Verdict
+from s3vfs.namespace.verdict import COVERED, OK, STALE, Context, Verdict
 
 # Lost evaluations in a row before a call gives up. Each means that another client changed the very same name meanwhile.
 ATTEMPTS = 50
@@ -69,8 +83,9 @@ class Core:
         if self._read_only:
             raise ReadOnly("the mount is read-only")
 
-    async def _commit(self, evaluate: Callable[[Rows], AnyOp | None]) -> Verdict:
-        """Commit the op that `evaluate` builds from a view; None: there is nothing to do.
+    async def _commit(self, evaluate: Callable[[Rows], AnyOp | None], *inos: int) -> Verdict:
+        """Commit the op that `evaluate` builds from a view of `inos`; None: there is nothing to do. Returns at once
+        where leases allow it, else when its record has been applied; it then asks for the lease of the directory.
 
         `evaluate` may raise PosixError, runs without a checkpoint, and may be run again on a newer view. Raises the
         errno of a refusal, ReadOnly, SessionFenced, StoreUnreachable.
@@ -78,28 +93,41 @@ class Core:
         self._require_writable()
         young = False
         for _ in range(ATTEMPTS):
+            op: AnyOp | None = None
             refusal = self._session.refusal()  # apply would call such a session's ops outdated
             if refusal is not None:
                 raise refusal
             try:
                 with self._session.view() as txn:
                     op = evaluate(Rows(txn))
-                    if op is None:
-                        return OK
+                if op is None:
+                    return OK
+                verdict = self._session.acknowledge(op)
+                if verdict is not None:
+                    if verdict.errno:
+                        raise PosixError(verdict.errno)
+                    return verdict
+                with self._session.view() as txn:
                     self._try(ScratchTransaction(txn), op)
-            except PosixError:
+                    wishes = self._session.wish(Rows(txn), _directories_of(Rows(txn), op))
+            except PosixError as error:
+                if error.errno == COVERED and op is not None:
+                    await self._session.clear(*inodes_of(op))
+                    continue
                 if young:
                     raise
-                await self._session.fresh(0)
+                await self._session.reach(*inos, within_s=0)
                 young = True
                 continue
             except NeedsInodeNumber:
                 await self._session.reserve_inos()
                 continue
-            verdict = (await self._session.commit([op]))[0]
+            verdict = (await self._session.commit([*wishes, op]))[-1]
             if not verdict.errno:
                 return verdict
-            if verdict.errno != STALE:
+            if verdict.errno == COVERED:
+                await self._session.clear(*inodes_of(op))
+            elif verdict.errno != STALE:
                 raise PosixError(verdict.errno)
             young = True  # the view includes the record that this op lost against
         raise PosixError(errno.EAGAIN, "others change the same names all the time")
@@ -129,6 +157,21 @@ class Core:
         """As `_found`, on a view of its own."""
         with self._session.view() as txn:
             return self._found(Rows(txn), ino)
+
+
+def _directories_of(rows: Rows, op: AnyOp) -> list[int]:
+    """The directories whose lease would cover what the op touches."""
+    match op:
+        case Create() | Link() | Unlink() | Rmdir():
+            return [op.parent]
+        case Rename():
+            return [op.parent, op.new_parent]
+        case Setattr() | Setxattr() | Removexattr():
+            inode = rows.inode(op.ino)
+            if inode is not None and is_directory(inode):
+                return [op.ino]
+            return [parent for parent, _ in islice(rows.links(op.ino), COVERED_LINKS_MAX)]
+    return []
 
 
 def is_directory(inode: Inode) -> bool:

@@ -75,7 +75,7 @@ class Directories(Core):
 
     async def opendir(self, ino: int, *, check: Callable[[], Awaitable[None]] | None = None) -> int:
         """A handle for readdir. ENOTDIR; ESTALE for a directory that has been removed. `check` as in `open`."""
-        await self._session.fresh()
+        await self._session.reach(ino)
         if check is not None:
             await check()
         with self._session.view() as txn:
@@ -118,8 +118,8 @@ class Directories(Core):
         del self._directories[handle]
 
     async def fsyncdir(self, handle: int) -> None:
-        """Nothing to wait for: a name's change is in the journal before its call returns."""
-        self._directory(handle)
+        """What was acknowledged before is in the journal. Raises EIO where changes of it were lost (R10)."""
+        await self._session.barrier(self._directory(handle).ino)
 
     def _directory(self, handle: int) -> DirectoryHandle:
         directory = self._directories.get(handle)

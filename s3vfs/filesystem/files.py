@@ -53,7 +53,7 @@ class Files(Names, Attributes):
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
             self._require_writable()
-        await self._session.fresh()
+        await self._session.reach(ino)
         if check is not None:
             await check()
         with self._session.view() as txn:
@@ -150,23 +150,26 @@ class Files(Names, Attributes):
         file.privileges_settled = True
 
     async def flush(self, handle: int) -> None:
-        """close(2): what was written is in the bucket and in the journal, or this says why not (R10)."""
+        """close(2): what was written is in the bucket and in the journal, or, under a lease, on its way there together
+        with the names; or this says why not (R10)."""
         file = self._file(handle)
         if file.writable:
-            await self._contents.publish(file.ino)
+            await self._contents.close(file.ino)
+            self._session.require_kept(file.ino)
 
     async def fsync(self, handle: int) -> None:
-        """fsync(2), fdatasync(2): as close, through any handle."""
+        """fsync(2), fdatasync(2), through any handle: what was written, and the file itself, are in the bucket."""
         ino = self._file(handle).ino
         if not self._read_only:
             await self._contents.publish(ino)
+            await self._session.barrier(ino)
 
     async def release(self, handle: int) -> None:
         """The last reference is gone. A mapping may have written after the last close, so what is left is published."""
         file = self._file(handle)
         try:
             if file.writable:
-                await self._contents.publish(file.ino)
+                await self._contents.close(file.ino)
         finally:
             self._remove(handle)
 

@@ -25,7 +25,12 @@ class Names(Core):
         gone."""
         if len(name) > NAME_MAX_BYTES:
             raise PosixError(errno.ENAMETOOLONG)
-        await self._session.fresh()
+        await self._session.reach(parent)
+        with self._session.view() as txn:
+            rows = Rows(txn)
+            dentry = rows.dentry(parent, name)
+        if dentry is not None:  # a directory may be under another lease than its parent, a linked file under none
+            await self._session.reach(dentry.ino)
         with self._session.view() as txn:
             rows = Rows(txn)
             if name == b".":
@@ -65,7 +70,7 @@ class Names(Core):
             made = ino
             return Create(parent, name, ino, mode, caller.uid, caller.gid, rdev, target, time_ns, caller.umask)
 
-        await self._commit(evaluate)
+        await self._commit(evaluate, parent)
         return self._look(made)
 
     async def link(self, ino: int, new_parent: int, new_name: bytes) -> Found:
@@ -77,7 +82,7 @@ class Names(Core):
             return Link(ino, new_parent, new_name, time_ns)
 
         try:
-            await self._commit(evaluate)
+            await self._commit(evaluate, ino, new_parent)
         except PosixError as error:
             found = self.peek(ino)
             if error.errno == errno.ENOENT and (found is None or not found.inode.nlink):
@@ -92,7 +97,7 @@ class Names(Core):
             ino = self._dentry(rows, parent, name).ino
             return Unlink(parent, name, ino, caller.uid, self._orphans.is_open(ino), time_ns)
 
-        await self._commit(evaluate)
+        await self._commit(evaluate, parent)
 
     async def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
         time_ns = self._now_ns()
@@ -105,7 +110,7 @@ class Names(Core):
             removed = ino, self._inode(rows, ino)
             return Rmdir(parent, name, ino, caller.uid, time_ns)
 
-        await self._commit(evaluate)
+        await self._commit(evaluate, parent)
         if removed is not None:
             self._removed.removed(*removed, time_ns)
 
@@ -129,7 +134,7 @@ class Names(Core):
             hold = self._orphans.is_open(replaced)
             return Rename(parent, name, moved, new_parent, new_name, replaced, flags, caller.uid, hold, time_ns)
 
-        await self._commit(evaluate)
+        await self._commit(evaluate, parent, new_parent)
         if removed is not None and removed[0] != moved:
             self._removed.removed(*removed, time_ns)
         return moved

@@ -47,7 +47,7 @@ class ExtendedAttributes(Attributes):
             drop = name == acl.ACCESS and not self._is_in_group(inode, caller)
             return Setxattr(ino, name, value, flags | (XATTR_DROP_SETGID if drop else 0), time_ns)
 
-        await self._commit(evaluate)
+        await self._commit(evaluate, ino)
 
     async def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
         with self._session.view() as txn:
@@ -67,7 +67,7 @@ class ExtendedAttributes(Attributes):
             return Removexattr(ino, name, time_ns)
 
         try:
-            await self._commit(evaluate)
+            await self._commit(evaluate, ino)
         except PosixError as error:
             if error.errno != errno.ENODATA or name not in acl.NAMES:
                 raise

@@ -32,7 +32,9 @@ from s3vfs.session.unwrapping import single_error
 _RESERVE_BYTES = 512 * MIB
 
 
-def limits_for(memory_bytes: int, object_bytes: int, io_timeout_s: float) -> Limits:
+def limits_for(
+    memory_bytes: int, object_bytes: int, io_timeout_s: float, durable_close_above_bytes: int = 8 * MIB
+) -> Limits:
     """Divide `--memory`: at 512 MiB and 8 MiB objects these are the default limits. More than half of it is left to
     Python, requests in flight and what the allocators keep."""
     return Limits(
@@ -41,6 +43,7 @@ def limits_for(memory_bytes: int, object_bytes: int, io_timeout_s: float) -> Lim
         ahead_bytes=memory_bytes // 4,
         spare_bytes=memory_bytes // 16,
         io_timeout_s=io_timeout_s,
+        durable_close_above_bytes=durable_close_above_bytes,
     )
 
 
@@ -72,7 +75,12 @@ class Service:
             directory.working,
             self._cache,
             sizes=Sizes(volume.object_size, volume.sector_size),
-            limits=limits_for(settings.memory_bytes, volume.object_size, settings.io_timeout_s),
+            limits=limits_for(
+                settings.memory_bytes,
+                volume.object_size,
+                settings.io_timeout_s,
+                settings.durable_close_above_bytes,
+            ),
             spill=Spill(directory.spill),
         )
         self._serving = trio.CancelScope()
@@ -128,6 +136,7 @@ class Service:
         """All acknowledged work is in the bucket when this returns. Raises Unpublished with what is in the way."""
         try:
             await self._contents.publish_all()
+            await self._session.barrier()
         except S3vfsError as error:
             if self._session.fenced:
                 raise self._ended_by_others(error) from error

@@ -384,6 +384,12 @@ class NumberedOp(msgspec.Struct, array_like=True, frozen=True):
     op: AnyOp
 
 
+def inodes_of(op: AnyOp) -> list[int]:
+    """The inodes that an op names."""
+    named = (getattr(op, name, 0) for name in ("parent", "new_parent", "ino", "replaced", "source"))
+    return [ino for ino in named if ino]
+
+
 _decoder = msgspec.msgpack.Decoder(NumberedOp)
 _encoder = msgspec.msgpack.Encoder()
 

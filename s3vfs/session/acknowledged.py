@@ -1,9 +1,9 @@
 """Work that was acknowledged ahead of its record: the overlay, the log on disk, and what becomes of it (R7, R8, R12).
 
-An op is tried on base plus everything acknowledged before it, noted in the log, queued, and only then acknowledged. When
-its record comes out otherwise, because the lease was revoked or the session ended, it is *lost*: kept in words in the
-spill directory, and reported by every following fsync and close of the inodes that it names (R10). After a restart the
-queue goes on under the leases that are still there.
+An op is tried on base plus everything acknowledged before it, noted in the log, queued, and only then acknowledged.
+When its record comes out otherwise, because the lease was revoked or the session ended, it is *lost*: kept in words in
+the spill directory, and reported by every following fsync and close of the inodes that it names (R10). After a restart
+the queue goes on under the leases that are still there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from s3vfs.environment import Environment
 from s3vfs.errors import S3vfsError, StoreUnreachable
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.leases import leases_touched
-from s3vfs.namespace.ops import AnyOp, NumberedOp, encode_op
+from s3vfs.namespace.ops import AnyOp, NumberedOp, encode_op, inodes_of
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Context, Verdict
@@ -29,7 +29,7 @@ from s3vfs.replica.protocol import Applied
 from s3vfs.session.base import Base
 from s3vfs.session.leases import Leases
 from s3vfs.session.options import WINDOW_OPS
-from s3vfs.session.pipeline import Group, Pipeline, inodes_of
+from s3vfs.session.pipeline import Group, Pipeline
 from s3vfs.session.queue_log import LeftBehind, QueueLog, left_behind
 from s3vfs.session.spill import Spill
 
@@ -238,6 +238,7 @@ class Acknowledged:
         for _, part in found:
             if part.sid:
                 self._take_up_part(part, landed.get(part.incarnation, 0))
+        self._leases.withheld = bool(self._closes)
         for path, _ in found:
             await self._environment.run(path.unlink)
         await self.keep_lost()

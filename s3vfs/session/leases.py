@@ -12,13 +12,12 @@ room's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.features import LEASES
 from s3vfs.namespace.leases import covering, lease_of_directory
@@ -78,7 +77,7 @@ class Leases:
         base: Base,
         tail: Tail,
         pipeline: Pipeline,
-        commit: Callable[[Sequence[AnyOp]], object],
+        commit: Callable[[Sequence[AnyOp]], Awaitable[Committed]],
     ) -> None:
         self._base = base
         self._tail = tail
@@ -90,7 +89,7 @@ class Leases:
         self._asking: set[LeaseId] = set()
         self._work = trio.Event()
         self.enabled = True
-        self.withheld = True  # nothing is given back before the bytes of acknowledged closes can come along
+        self.withheld = False  # until the bytes of acknowledged closes can come along
         pipeline.conclusion = self._conclusion
         base.listeners.append(self._note_company)
 
@@ -147,7 +146,8 @@ class Leases:
         wanted = []
         for directory in dict.fromkeys(directories):
             shy = self._shy.get(directory)
-            if (shy is not None and now_s < shy.until_s) or now_s < self._touched.get(directory, -COMPANY_S) + COMPANY_S:
+            touched_s = self._touched.get(directory, -COMPANY_S)
+            if (shy is not None and now_s < shy.until_s) or now_s < touched_s + COMPANY_S:
                 return []
             if lease_of_directory(rows, directory) is None and rows.inode(directory) is not None:
                 wanted.append(directory)
@@ -251,9 +251,9 @@ class Leases:
                     if now_s - held.used_at_s >= LEASE_IDLE_S:
                         self._end(lease)
                     continue
-                if held.recalled and now_s - max(held.ending_since_s, held.said_busy_s) >= BUSY_AFTER_S:
-                    if self._pipeline.interject(Busy(*lease)):
-                        held.said_busy_s = now_s
+                silent_s = now_s - max(held.ending_since_s, held.said_busy_s)
+                if held.recalled and silent_s >= BUSY_AFTER_S and self._pipeline.interject(Busy(*lease)):
+                    held.said_busy_s = now_s
                 self._pipeline.wake()  # what could not be sent with the last batch is tried again
             await trio.sleep(_TICK_S)
 
@@ -292,8 +292,7 @@ class Leases:
             self._tail.look_every((self, lease), None)
 
     async def _ask_back(self, lease: LeaseId) -> None:
-        committed = await self._commit([Recall(*lease)])  # type: ignore[misc]
-        assert isinstance(committed, Committed)
+        committed = await self._commit([Recall(*lease)])
         began_s = sign_s = trio.current_time()
         last_seq = committed.seq
         while True:
@@ -324,8 +323,5 @@ class Leases:
                 continue
             if newest is not None:
                 _log.warning("the holder of lease %d.%d does not answer: revoking it", *lease)
-                try:
-                    await self._commit([Revoke(*lease, newest.seq, newest.index)])  # type: ignore[misc]
-                except S3vfsError:
-                    raise
+                await self._commit([Revoke(*lease, newest.seq, newest.index)])
             sign_s = trio.current_time() - RECALL_PATIENCE_S  # refused: look at once what stands now

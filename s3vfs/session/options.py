@@ -9,7 +9,9 @@ MAX_RECORD_OPS = 10_000  # bounds the memory of every reader (docs/format.md 8)
 MAX_RECORD_BYTES = 16 << 20
 FIRST_BLOCK = 1_024  # inode numbers asked for at first: few mounts create more
 MAX_BLOCK = 65_536  # apply's bound on one BLOCK
-COMMIT_AFTER_S = 0.2  # acknowledged ops gather for so long: five records a second cost little, names are young elsewhere
+COMMIT_AFTER_S = (
+    0.2  # acknowledged ops gather for so long: five records a second cost little, names are young elsewhere
+)
 BATCH_OPS = 4_000  # staged ops that make a batch at once; their files' ops come on top, in the same record
 BATCH_BYTES = 4 << 20
 NUMBERS_BEFORE = 16  # op numbers kept free below a batch, for signs of life while it waits for uploads

@@ -17,14 +17,15 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import trio
 
 from s3vfs.errors import S3vfsError, SessionError, SessionFenced, StoreUnreachable
-from s3vfs.namespace.ops import AnyOp, Lease, NumberedOp, encode_op
+from s3vfs.namespace.ops import AnyOp, Lease, NumberedOp, encode_op, inodes_of
 from s3vfs.namespace.rows import Rows
 from s3vfs.namespace.verdict import DUPLICATE, FENCED, Verdict
 from s3vfs.session.appender import Appender, Author, Outcome
@@ -100,16 +101,26 @@ class Batch:
     abandoned: bool = False
 
 
-class Companion:
-    """Who has work that must be in the journal together with acknowledged ops. This one has none."""
+class Companion(Protocol):
+    """Who has work that must be in the journal together with acknowledged ops."""
 
     def due(self) -> bool:
         """Whether there is such work now."""
-        return False
+        ...
 
     async def gather(self) -> Collection[Lease]:
         """Send along (`Pipeline.along`) everything that was due at the call; the leases of what could not be sent. Does
         not wait for any record."""
+        ...
+
+
+class Nobody:
+    """A companion without work."""
+
+    def due(self) -> bool:
+        return False
+
+    async def gather(self) -> Collection[Lease]:
         return ()
 
 
@@ -135,7 +146,7 @@ class Pipeline:
         self._urgent = trio.Event()
         self._awaited: Counter[int] = Counter()
         self._courtesy = Courtesy()
-        self.companion = Companion()
+        self.companion: Companion = Nobody()
         # The log on disk: called when a batch is closed, and with what that gave once the fate of all its ops is known.
         self.cut: Callable[[], int] = lambda: 0
         self.settled: Callable[[int], None] = lambda part: None
@@ -490,9 +501,3 @@ class Pipeline:
 
 def _inodes_of(ops: Sequence[AnyOp]) -> tuple[int, ...]:
     return tuple({ino for op in ops for ino in inodes_of(op)})
-
-
-def inodes_of(op: AnyOp) -> list[int]:
-    """The inodes that an op names."""
-    named = (getattr(op, field_name, 0) for field_name in ("parent", "new_parent", "ino", "replaced", "source"))
-    return [ino for ino in named if ino]

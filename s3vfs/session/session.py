@@ -122,18 +122,18 @@ class Session:
         with self.base.read() as txn:
             yield self._acknowledged.view(txn)
 
-    async def reach(self, *inos: int) -> None:
+    async def reach(self, *inos: int, within_s: float | None = None) -> None:
         """Return when the view has all that anybody has been told of these inodes (and, for directories, of their
         entries): at once where an own lease says so, else after `fresh` and, where another session's lease covers one,
         once that has been given back. Raises as `fresh` and `commit`."""
         if self._leases is None:
-            await self.fresh()
+            await self.fresh(within_s)
             return
         with self.view() as txn:
             rows = Rows(txn)
             if all(self._leases.covering(rows, ino) is not None for ino in inos):
                 return
-        await self.fresh()
+        await self.fresh(within_s)
         await self.clear(*inos)
 
     async def clear(self, *inos: int) -> None:
@@ -269,10 +269,14 @@ class Session:
             await self.commit([Beat()])
         self.require_kept(*inos)
 
+    def lost(self, ino: int) -> str | None:
+        """Why an acknowledged change that names this inode was lost, if so."""
+        return None if self._acknowledged is None else self._acknowledged.lost(ino)
+
     def require_kept(self, *inos: int) -> None:
         """Raises EIO where acknowledged changes of one of these inodes were lost (R10)."""
         for ino in inos:
-            if self._acknowledged is not None and (reason := self._acknowledged.lost(ino)) is not None:
+            if (reason := self.lost(ino)) is not None:
                 raise as_error(reason)
 
     def landed(self, incarnation: int, number: int) -> bool:
@@ -363,9 +367,7 @@ class Session:
         self._leases = Leases(self.base, self.tail, pipeline, self.commit_record)
         self._leases.enabled = self.options.leases
         spill = Spill(directory.spill)
-        self._acknowledged = Acknowledged(
-            self.environment, self.base, pipeline, self._leases, directory.queue, spill
-        )
+        self._acknowledged = Acknowledged(self.environment, self.base, pipeline, self._leases, directory.queue, spill)
         await self._acknowledged.take_up(office.former)
         self._leases.take_up()
 

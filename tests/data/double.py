@@ -35,7 +35,7 @@ from s3vfs.namespace.ops import (
     Unlink,
     Write,
 )
-from s3vfs.namespace.rows import ROOT_INO, Inode, Rows
+from s3vfs.namespace.rows import ROOT_INO, Inode, LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Context, Verdict
 from s3vfs.objects.memory import MemoryBucket
@@ -177,6 +177,29 @@ class Client:
 
     def send(self, ops: Sequence[AnyOp]) -> Pledge:
         return Pledge(self, ops, next(self.volume.numbers))
+
+    # No leases here: every close waits for its record.
+
+    def close_of(self, ino: int) -> None:
+        return None
+
+    def note_close(self, ino: int, lease: LeaseId) -> None:
+        raise AssertionError("no close was acknowledged")
+
+    def closed_under(self, ino: int) -> tuple[LeaseId | None, bool]:
+        return None, False
+
+    def lost(self, ino: int) -> str | None:
+        return None
+
+    def accompany(self, companion: object) -> None:
+        pass
+
+    def send_along(self, ops: Sequence[AnyOp], leases: Sequence[LeaseId | None]) -> Pledge:
+        raise AssertionError("no batch is being closed")
+
+    def press(self) -> None:
+        pass
 
     def landed(self, incarnation: int, number: int) -> bool:
         return number in self.volume.landed

@@ -81,7 +81,7 @@ def test_after_a_kill_between_commits_only_those_that_took_no_effect_are_made_ag
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int, between: bool, pieces: bool
 ) -> None:
     monkeypatch.setattr(publish, "_REGIONS_IN_COMMIT", 2)
-    monkeypatch.setattr(publish, "_PIECES_IN_PARCEL", 2)
+    monkeypatch.setattr(publish, "ONE_COMMIT_PIECES", 2)
     # Six regions of 64 bytes, or as many pieces of 20: three commits.
     step, length = (64, 20) if pieces else (64, 64)
 
@@ -260,7 +260,7 @@ def test_bytes_of_a_session_that_is_not_ours_any_more_are_spilled(tmp_path: Path
 def test_holes_that_were_in_the_journal_when_the_daemon_was_killed_are_not_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int
 ) -> None:
-    monkeypatch.setattr(publish, "_HOLES_IN_COMMIT", 2)
+    monkeypatch.setattr(publish, "ONE_COMMIT_HOLES", 2)
 
     async def change(mount: Mount) -> None:
         for start in range(0, 60, 10):

@@ -177,7 +177,7 @@ def test_times_after_a_hole(tmp_path: Path, order: str) -> None:
 
 
 def test_thousands_of_holes_leave_in_records_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3vfs.data.publish, "_HOLES_IN_COMMIT", 10)
+    monkeypatch.setattr(s3vfs.data.publish, "ONE_COMMIT_HOLES", 10)
 
     async def test(mount: Mount, ino: int) -> None:
         contents = mount.contents

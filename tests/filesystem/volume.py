@@ -95,6 +95,8 @@ class SizesOnly:
         if size is not None:
             await self._session.commit([Setattr(ino, SetattrMask.SIZE, 0, 0, 0, size, 0, 0, now_ns())])
 
+    close = publish
+
 
 class Client:
     """One mount without a kernel."""

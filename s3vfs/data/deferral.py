@@ -1,0 +1,212 @@
+"""Closes that were acknowledged under a lease, and how their bytes follow.
+
+The bytes stay in the working file, which outlives the daemon; the close is noted in the session's log. When the session
+closes its next batch it asks for them: all of them are packed, uploaded, and their ops join that very batch, behind the
+names. So a record never shows a name without the bytes that were closed under it, and packs are as large as batches.
+Each op names the lease: where that was lost meanwhile the ops are refused, and the bytes spilled, since somebody else
+may have written there (DESIGN 6).
+
+While a close is on its way nobody else publishes the file (`settled`): that publish would wait for a record behind the
+batch, and the batch for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from s3vfs.data.failures import local_disk
+from s3vfs.data.openfile import OpenFile
+from s3vfs.data.packer import Packer
+from s3vfs.data.protocol import DataSession, Limits, Pledge, Sizes
+from s3vfs.data.publish import ONE_COMMIT_HOLES, ONE_COMMIT_PIECES, Publisher
+from s3vfs.data.upload import Uploader
+from s3vfs.errors import PosixError, S3vfsError, SessionFenced
+from s3vfs.namespace.ops import AnyOp
+from s3vfs.namespace.rows import LeaseId, Rows
+from s3vfs.namespace.verdict import COVERED
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Close:
+    """One acknowledged close. `sent`: its ops are in the batch, or never will be. `done`: their fate is known."""
+
+    file: OpenFile
+    lease: LeaseId
+    size_bytes: int
+    sent: trio.Event = field(default_factory=trio.Event)
+    done: trio.Event = field(default_factory=trio.Event)
+    failed: bool = False
+
+
+class Deferral:
+    """The acknowledged closes of one mount. `give_up` spills a file's bytes; `landed` is told of a file whose bytes
+    are in the journal."""
+
+    def __init__(
+        self,
+        session: DataSession,
+        sizes: Sizes,
+        limits: Limits,
+        uploader: Uploader,
+        give_up: Callable[[OpenFile, S3vfsError], Awaitable[None]],
+        landed: Callable[[OpenFile], None],
+        drop: Callable[[OpenFile], None],
+    ) -> None:
+        self._session = session
+        self._limits = limits
+        self._most_bytes = min(limits.durable_close_above_bytes, sizes.object_bytes)
+        self._give_up = give_up
+        self._landed = landed
+        self._drop = drop
+        self.packer = Packer(self._send, uploader, sizes.object_bytes)
+        self._publisher = Publisher(session, sizes, limits, uploader, self.packer, trio.current_time, self._send)
+        self._due: dict[int, _Close] = {}
+        self._leaving: dict[int, list[_Close]] = {}
+        self._bytes = 0
+        self._nursery: trio.Nursery | None = None
+        self.closes = 0
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Work inside `nursery` from now on, as the session's companion."""
+        self._nursery = nursery
+        self._publisher.start(nursery)
+        self._session.accompany(self)
+
+    # -- closes -------------------------------------------------------------------------------------------------------
+
+    def acknowledge(self, file: OpenFile) -> bool:
+        """Whether a close of the file, which has unpublished changes, may return now. No checkpoint."""
+        working = file.working
+        size_bytes = working.unpublished_bytes
+        if self._nursery is None or size_bytes > self._most_bytes or not self._limits.durable_close_above_bytes:
+            return False
+        if file.ino in self._due:
+            return True  # the batch has not been closed yet: it takes what is there then
+        if self._bytes + size_bytes > self._limits.acknowledged_bytes or file.failure is not None or working.undecided:
+            return False
+        if len(working.pending.dirty) > ONE_COMMIT_PIECES or len(working.pending.holes) > ONE_COMMIT_HOLES:
+            return False
+        if file.publishing.locked() and file.ino not in self._leaving:
+            return False
+        lease = self._session.close_of(file.ino)
+        if lease is None:
+            return False
+        self._add(file, lease)
+        return True
+
+    def _add(self, file: OpenFile, lease: LeaseId) -> None:
+        self.closes += 1
+        size_bytes = file.working.unpublished_bytes
+        self._due[file.ino] = _Close(file, lease, size_bytes)
+        self._bytes += size_bytes
+        if self._bytes >= self._most_bytes:
+            self._session.press()
+
+    def take_up(self, file: OpenFile, lease: LeaseId) -> None:
+        """A close that an earlier daemon acknowledged."""
+        self._session.note_close(file.ino, lease)
+        self._add(file, lease)
+
+    def pending(self, ino: int) -> bool:
+        """Whether a close of the file is on its way."""
+        return ino in self._due or ino in self._leaving
+
+    async def settled(self, ino: int) -> None:
+        """Return when no close of the file is on its way any more; it hurries."""
+        while self.pending(ino):
+            close = self._due.get(ino) or self._leaving[ino][-1]
+            self._session.press()
+            await close.done.wait()
+
+    def abandon(self) -> None:
+        """The session is out of office: no batch will ask any more."""
+        due, self._due = self._due, {}
+        for close in due.values():
+            self._end(close)
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        return bool(self._due)
+
+    async def gather(self) -> set[LeaseId]:
+        """See `session.pipeline.Companion`."""
+        assert self._nursery is not None
+        due, self._due = self._due, {}
+        for ino, close in due.items():
+            self._leaving.setdefault(ino, []).append(close)
+            self._nursery.start_soon(self._publish, close)
+        for close in due.values():
+            await close.sent.wait()
+        return {close.lease for close in due.values() if close.failed}
+
+    async def _publish(self, close: _Close) -> None:
+        file = close.file
+        try:
+            async with file.publishing:
+                await self._publish_locked(close)
+        finally:
+            leaving = self._leaving[file.ino]
+            leaving.remove(close)
+            if not leaving:
+                del self._leaving[file.ino]
+            self._end(close)
+        self._landed(file)
+
+    def _end(self, close: _Close) -> None:
+        self._bytes -= close.size_bytes
+        close.sent.set()
+        close.done.set()
+
+    async def _publish_locked(self, close: _Close) -> None:
+        file = close.file
+        if not file.working.dirty or file.lost:
+            return
+        with self._session.view() as txn:
+            inode = Rows(txn).inode(file.ino)
+        if inode is None or not inode.nlink:
+            if inode is None and (reason := self._session.lost(file.ino)) is not None:
+                await self._give_up(file, _lost(reason))
+            elif inode is None:
+                self._drop(file)
+            return
+        try:
+            with local_disk():
+                await self._publisher.publish(file.working)
+            file.failure = None
+        except SessionFenced as error:
+            await self._give_up(file, error)
+        except PosixError as error:
+            if error.errno in (errno.ESTALE, COVERED):
+                await self._give_up(file, _lost("the lease was gone before this close was in the bucket"))
+            else:
+                self._report(file, error)
+        except S3vfsError as error:
+            close.failed = True
+            self._report(file, error)
+
+    def _report(self, file: OpenFile, error: S3vfsError) -> None:
+        """R10. The background goes on trying."""
+        file.failure = error
+        file.failed_attempt = file.attempt
+        file.retry_at_s = trio.current_time() + 1
+        _log.warning("inode %d, whose close was acknowledged, is not in the bucket: %s", file.ino, error)
+
+    def _send(self, ops: Sequence[AnyOp]) -> Pledge:
+        inos = {getattr(op, "ino", 0) for op in ops}
+        leases = {ino: self._leaving[ino][0].lease for ino in inos if ino in self._leaving}
+        pledge = self._session.send_along(ops, [leases.get(getattr(op, "ino", 0)) for op in ops])
+        for ino in leases:
+            self._leaving[ino][0].sent.set()
+        return pledge
+
+
+def _lost(reason: str) -> S3vfsError:
+    return S3vfsError(f"acknowledged changes were lost: {reason}", hint="s3vfs status names where they are kept")
