@@ -96,6 +96,7 @@ class Batch:
     since_s: float = 0.0
     along: int = 0
     along_end: int = 0
+    urgent: bool = False
     part: int = 0  # of the log on disk
     left: int = 0
     abandoned: bool = False
@@ -352,6 +353,7 @@ class Pipeline:
     async def _close_batch(self) -> None:
         batch = self._batch
         assert batch is not None
+        batch.urgent = self._pressed
         self._batch, self._closing, self._pressed = None, batch, False
         batch.along, batch.along_end = self._next_number, self._next_number + NUMBERS_ALONG
         self._next_number = batch.along_end
@@ -411,7 +413,7 @@ class Pipeline:
     async def _yield(self) -> None:
         """Background work waits for others; what somebody waits for does not."""
         await self._base.ready()
-        if not self._pressed and all(queued.group.background for queued in self._queue):
+        if not self._pressed and not any(_urgent(queued) for queued in self._queue):
             self._urgent = trio.Event()
             with trio.move_on_after(self._courtesy.pause_s(self._in_company())):
                 await self._urgent.wait()
@@ -501,3 +503,8 @@ class Pipeline:
 
 def _inodes_of(ops: Sequence[AnyOp]) -> tuple[int, ...]:
     return tuple({ino for op in ops for ino in inodes_of(op)})
+
+
+def _urgent(queued: Queued) -> bool:
+    """Whether somebody waits for its record."""
+    return not queued.group.background or (isinstance(queued.unit, Batch) and queued.unit.urgent)
