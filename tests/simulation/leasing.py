@@ -7,8 +7,8 @@ and asks for those of others. What befalls them: requests that are late or lost,
 outages and freezes that outlast every limit, uploads that make the holder BUSY.
 
 Oracles, checked whenever something is answered: nothing is acknowledged under a lease that is gone; a read sees
-whatever was acknowledged before it began, but what a REVOKE has cost; what a read has missed never appears after all; a
-queued op fails only because of a REVOKE; equal digests at equal seq.
+whatever was acknowledged before it began, but what a REVOKE has cost; what a read has missed appears in none
+that begins after it; a queued op fails only because of a REVOKE; equal digests at equal seq.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class World:
         self.truth = Rows(self._base)
         self.revoked: set[LeaseId] = set()
         self.acks: dict[bytes, Ack] = {}
-        self.missed: set[bytes] = set()
+        self.missed: dict[bytes, float] = {}  # name: when the first read was answered without it
         self._format()
 
     def _format(self) -> None:
@@ -151,9 +151,10 @@ class World:
             if ack.directory == directory and ack.at_s <= began_s and name not in names:
                 if not self.lost(ack.lease):
                     raise Violation(f"{who} read {directory} without {name!r}, acknowledged at {ack.at_s}")
-                self.missed.add(name)
-        if names & self.missed:
-            raise Violation(f"{who} read {names & self.missed}, which an earlier read had missed")
+                self.missed.setdefault(name, self.now_s)
+        back = sorted(name for name in names if self.missed.get(name, began_s + 1) <= began_s)
+        if back:
+            raise Violation(f"{who} read {back}, which an earlier read had missed")
 
     def lost(self, lease: LeaseId | None) -> bool:
         return lease is not None and lease in self.revoked
@@ -290,8 +291,11 @@ class Node:
 
     def _append(self, raw: tuple[bytes, ...], sent: list[Command], queued: dict[int, int]) -> Program:
         record = Record(self.seq + 1, self.sid, 1, raw)
+        # A record that stands may be from the first try, and others after it from before the second: so it tells of the
+        # tail as it was when the first one began.
+        began_s = self.world.now_s
         while True:
-            began_s, there_s = self.world.now_s, self._trip_s()
+            there_s = self._trip_s()
             answer: list[bool] = []
             lost, late = self.random.random() < 0.04, self.random.random() < 0.03
             if not lost:
