@@ -104,13 +104,9 @@ def _create(rows: Rows, op: ops.Create) -> frozenset[LeaseId | None]:
     return frozenset([lease_of_directory(rows, op.parent)])
 
 
-def _entry(rows: Rows, op: ops.Link | ops.Unlink) -> frozenset[LeaseId | None]:
+def _entry(rows: Rows, op: ops.Link | ops.Unlink | ops.Rmdir) -> frozenset[LeaseId | None]:
     known: _Known = {}
     return frozenset([_directory(rows, op.parent, known), _covering(rows, op.ino, rows.inode(op.ino), known)])
-
-
-def _rmdir(rows: Rows, op: ops.Rmdir) -> frozenset[LeaseId | None]:
-    return frozenset([lease_of_directory(rows, op.parent), lease_of_directory(rows, op.ino)])
 
 
 def _rename(rows: Rows, op: ops.Rename) -> frozenset[LeaseId | None]:
@@ -138,7 +134,7 @@ _TOUCHED: dict[type[ops.Op], Callable[[Rows, Any], frozenset[LeaseId | None]]] =
     ops.Create: _create,
     ops.Link: _entry,
     ops.Unlink: _entry,
-    ops.Rmdir: _rmdir,
+    ops.Rmdir: _entry,
     ops.Rename: _rename,
     ops.Clone: _clone,
     **dict.fromkeys((ops.Setattr, ops.Setxattr, ops.Removexattr, ops.Write, ops.Append, ops.Punch), _inode),
