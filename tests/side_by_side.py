@@ -32,8 +32,8 @@ HERE = Path(__file__).parent
 # Directories of tests by how long their files take; those named in neither come between.
 FIRST = ("image", "workspace", "suites", "acceptance")
 LAST = (
-    *("data", "filesystem", "journal", "maintenance", "namespace", "objects", "proxy", "replica", "servers", "session"),
-    "simulation",
+    *("simulation", "objects", "data", "filesystem", "journal", "maintenance", "namespace", "proxy", "replica"),
+    *("servers", "session"),
 )
 
 # Until the processes have stopped, when a run is interrupted. Less than what ./dev gives before it kills.
@@ -59,9 +59,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _leave_mount_namespace() -> None:
     """For this thread, which runs the tests, and all that it starts. Without root it stays: nobody unshares then."""
-    libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() != 0:
         return
+    libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None) != 0:
         raise OSError(ctypes.get_errno(), "no mount namespace of its own for a test process")
     for mount in reversed(read_mounts()):
