@@ -1,4 +1,4 @@
-"""What every test may ask for: S3 servers, once for each run, and an environment that points at them.
+"""What every test may ask for: S3 servers, once for each process, and an environment that points at them.
 
 A server that cannot start fails the tests that need it; nothing is skipped.
 """
@@ -12,6 +12,24 @@ import pytest
 from tests.servers.moto_server import MotoServer
 from tests.servers.place import ServerPlace
 from tests.servers.seaweed import SeaweedServer
+from tests.side_by_side import (
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_testnodedown,
+    pytest_testnodeready,
+)
+from tests.suites.report import pytest_runtest_logreport, pytest_terminal_summary
+
+__all__ = [
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_logreport",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "pytest_testnodeready",
+]
 
 
 @pytest.fixture(scope="session")

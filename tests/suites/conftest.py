@@ -1,4 +1,4 @@
-"""One local directory and one mount of each kind for all suites of a file; the counts at the end of the run."""
+"""One local directory and one mount of each kind for all suites of a file; the counts go into the tests' reports."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,6 @@ from tests.suites import report
 from tests.suites.outcomes import Known, Outcomes, differences, outdated
 from tests.suites.places import Place
 from tests.suites.tools import Tools, tools
-
-_rows: list[report.Row] = []
 
 Suite = Callable[[Place], Outcomes]
 Judge = Callable[..., None]
@@ -76,7 +75,10 @@ def _local_runs() -> dict[tuple[str, bool], tuple[Outcomes, float]]:
 
 @pytest.fixture
 def judge(
-    local_place: Place, mounted_place: Place, _local_runs: dict[tuple[str, bool], tuple[Outcomes, float]]
+    local_place: Place,
+    mounted_place: Place,
+    _local_runs: dict[tuple[str, bool], tuple[Outcomes, float]],
+    record_property: Callable[[str, object], None],
 ) -> Judge:
     """Runs a suite locally (once for both stores) and on the mount, keeps the counts, and fails with every difference
     that is not known, and with every known one that is none any more."""
@@ -92,7 +94,7 @@ def judge(
         found = differences(local[0], mounted[0], known)
         made = report.row(name, mounted_place.store, full, local, mounted, found)
         report.keep(made)
-        _rows.append(made)
+        record_property(report.PROPERTY, asdict(made))
         assert made.local["passed"], f"{name}: nothing passed locally: {local[0]}"
         new = [str(each) for each in found if each.known is None]
         assert not new, f"{name} on {mounted_place.store}: passes locally, not on the mount:\n" + "\n".join(new)
@@ -101,14 +103,3 @@ def judge(
         )
 
     return judged
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _rows:
-        terminalreporter.section("suites: local and mounted")
-        for line in report.table(_rows):
-            terminalreporter.write_line(line)
-        for row in _rows:
-            for each in row.differences:
-                terminalreporter.write_line(f"{row.name}: {each['test']}: {each['reason'] or 'NOT KNOWN'}")
-        terminalreporter.write_line(f"kept in {report.FOLDER}")

@@ -1,4 +1,7 @@
-"""The counts of each suite, local and mounted: a JSON file for each run under build/suites, and one table of them."""
+"""The counts of each suite, local and mounted: a JSON file for each run under build/suites, and one table of them.
+
+A test's report carries its row to where the run's closing lines are written, which may be another process.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,15 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.suites.outcomes import Difference, Outcomes, counts
 
 FOLDER = Path(__file__).parents[2] / "build" / "suites"
+# What a report calls its row.
+PROPERTY = "suite"
+
+_rows: list[Row] = []
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,30 @@ def row(
 
 
 def keep(made: Row) -> None:
-    """Write the row, and the table of all rows there."""
+    """Write the row."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{made.name}.json").write_text(json.dumps(asdict(made), indent=1) + "\n")
-    rows = [Row(**json.loads(path.read_text())) for path in sorted(FOLDER.glob("*.json"))]
-    (FOLDER / "table.md").write_text("\n".join(table(rows)) + "\n")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        _rows.extend(Row(**value) for name, value in report.user_properties if name == PROPERTY)  # type: ignore[arg-type]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The rows of this run; and, in a file, of all runs."""
+    if not _rows:
+        return
+    kept = [Row(**json.loads(path.read_text())) for path in sorted(FOLDER.glob("*.json"))]
+    (FOLDER / "table.md").write_text("\n".join(table(kept)) + "\n")
+    _rows.sort(key=lambda row: row.name)
+    terminalreporter.section("suites: local and mounted")
+    for line in table(_rows):
+        terminalreporter.write_line(line)
+    for row in _rows:
+        for each in row.differences:
+            terminalreporter.write_line(f"{row.name}: {each['test']}: {each['reason'] or 'NOT KNOWN'}")
+    terminalreporter.write_line(f"kept in {FOLDER}")
 
 
 def table(rows: list[Row]) -> list[str]:
