@@ -160,11 +160,12 @@ class Leases:
 
     def hear(self, changes: Changes) -> None:
         """A record has changed leases: ours among them? Called before anybody acts on that record."""
-        if not changes.leases:
+        touched = changes.leases | changes.recalls
+        if not touched:
             return
         with self._base.read() as txn:
             rows = Rows(txn)
-            for lease in changes.leases:
+            for lease in touched:
                 row = rows.grant(lease)
                 if row is None or row.sid != self._base.sid:
                     if self._held.pop(lease, None) is not None:
