@@ -273,10 +273,12 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def flush(self, fh: int) -> None:
         await self._filesystem.flush(fh)
+        await self._kernel.published(self._filesystem.ino_of(fh))
 
     @_guarded
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._filesystem.fsync(fh)
+        await self._kernel.published(self._filesystem.ino_of(fh))
 
     @_guarded
     async def release(self, fh: int) -> None:

@@ -331,6 +331,49 @@ def test_own_changes_invalidate_only_attributes_that_were_given_and_differ() -> 
     assert world.told == [FILE]
 
 
+def test_a_close_returns_when_the_kernel_has_dropped_what_publishing_has_settled_otherwise() -> None:
+    async def main() -> None:
+        world = World(open_inos={FILE, OTHER})
+        kernel = world.kernel()
+        for ino in (FILE, OTHER):
+            world.gave(kernel, ino)
+        with trio.fail_after(0):
+            await kernel.published(FILE)
+        assert world.told == []
+        # Blocks, say, which are final only once the working file has let go of what was published.
+        world.inodes[FILE] = msgspec.structs.replace(INODE, allocated=4096)
+        world.telling.add(FILE)
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.published, FILE)
+            await trio.testing.wait_all_tasks_blocked()
+            assert world.told == [FILE]
+            with trio.fail_after(0):
+                await kernel.published(OTHER)
+            await trio.sleep(0.5)
+            world.telling.clear()
+        assert 0.5 <= trio.current_time() - began_s < UNLEARN_S
+        await kernel.published(FILE)
+        assert world.told == [FILE]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_what_is_published_after_the_last_close_is_told_with_the_release() -> None:
+    world = World(open_inos={FILE, OTHER})
+    kernel = world.kernel()
+    for ino in (FILE, OTHER):
+        world.gave(kernel, ino)
+    world.inodes[FILE] = msgspec.structs.replace(INODE, ctime_ns=5)
+    kernel.released(FILE)
+    assert world.told == []  # another handle is open: its close comes yet
+    world.open_inos.clear()
+    del world.inodes[OTHER]
+    kernel.released(FILE)
+    kernel.released(OTHER)
+    assert world.told == [FILE]
+
+
 def test_pages_are_kept_until_somebody_else_changes_the_contents() -> None:
     world = World()
     kernel = world.kernel()
