@@ -188,8 +188,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
         """Only asked without default_permissions."""
-        groups = pyfuse3.get_sup_groups(ctx.pid)
-        return await self._filesystem.access(inode, mode, _caller(ctx), groups)
+        return await self._filesystem.access(inode, mode, _caller(ctx))
 
     @_guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
