@@ -8,6 +8,7 @@ import mmap
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,21 @@ def test_after_a_close_everybody_sees_the_same_times_and_blocks(root: Path) -> N
         assert (asked.st_blocks, asked.st_mtime_ns, asked.st_ctime_ns) == (
             seen.st_blocks, seen.st_mtime_ns, seen.st_ctime_ns
         )  # fmt: skip
+
+
+def test_what_is_touched_is_no_older_than_what_was_written_before(root: Path) -> None:
+    """make compares such times. The kernel's own idea of now is that of its last tick."""
+    stamp = root / "stamp"
+    stamp.touch()
+    for number in range(50):
+        made = root / f"made-{number}"
+        made.write_bytes(b"made")
+        before_ns = time.time_ns()
+        os.utime(stamp)
+        status = stamp.stat()
+        assert made.stat().st_mtime_ns <= before_ns <= min(status.st_mtime_ns, status.st_atime_ns)
+        os.utime(stamp, ns=(number, number))
+        assert stamp.stat().st_mtime_ns == number
 
 
 def test_stat_tells_the_truth(root: Path) -> None:

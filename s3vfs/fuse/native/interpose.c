@@ -49,6 +49,7 @@ static struct fuse_session *ours;                           /* only compared */
 static int init_answered;                                   /* whether INIT has had its reply */
 static void (*given_init)(void *, struct fuse_conn_info *); /* pyfuse3's own handler */
 static void (*given_write_buf)(fuse_req_t, fuse_ino_t, struct fuse_bufvec *, off_t, struct fuse_file_info *);
+static void (*given_setattr)(fuse_req_t, fuse_ino_t, struct stat *, int, struct fuse_file_info *);
 
 /* -- requests ------------------------------------------------------------------------------------------------------ */
 
@@ -403,6 +404,18 @@ static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *sou
     free(target.buf[0].mem);
 }
 
+/* With "now" the kernel sends the time of its last tick, which is up to 10 ms old, and pyfuse3 takes that where it has
+ * the choice. Other times are the daemon's, to the nanosecond: a file that is touched must not become older than what was
+ * written before. */
+static void on_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+{
+    if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+        to_set &= ~FUSE_SET_ATTR_ATIME;
+    if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+        to_set &= ~FUSE_SET_ATTR_MTIME;
+    given_setattr(req, ino, attr, to_set, fi);
+}
+
 static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
@@ -457,6 +470,9 @@ static void add_handlers(struct fuse_lowlevel_ops *ops, PyObject *handler)
     given_write_buf = ops->write_buf;
     if (given_write_buf)
         ops->write_buf = on_write_buf;
+    given_setattr = ops->setattr;
+    if (given_setattr)
+        ops->setattr = on_setattr;
     ops->flush = on_flush;
     ops->release = on_release;
     ops->setxattr = on_setxattr;
