@@ -24,6 +24,9 @@ from s3vfs.namespace.ops import RENAME_EXCHANGE
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+# The extension sets this bit of the handle in writes of what was stored to a mapping.
+_MAPPED_STORE = 1 << 63
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _Handler = Callable[Concatenate["Operations", _Arguments], Coroutine[Any, Any, _Result]]
@@ -265,8 +268,9 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        count = await self._filesystem.write(fh, off, buf)
-        self._kernel.wrote(self._filesystem.ino_of(fh))
+        handle, mapped = fh & ~_MAPPED_STORE, bool(fh & _MAPPED_STORE)
+        count = await self._filesystem.write(handle, off, buf, mapped=mapped)
+        self._kernel.wrote(self._filesystem.ino_of(handle))
         return count
 
     @_guarded

@@ -47,6 +47,20 @@ def test_an_owner_outside_the_group_loses_setgid_with_a_chown(new_world: WorldMa
     )
 
 
+def test_stores_to_a_mapping_take_no_setuid_away(new_world: WorldMaker) -> None:
+    """Nor setgid: the kernel writes them back by itself, and a write by a program would."""
+    new_world().replay(
+        [
+            ("open", (1, "a", RDWR_CREATE, 0o6777), 2),
+            ("truncate", ("a", 1), 0),
+            ("map_write", (1, 262144, (7779, 37), False), 2),
+            ("observe", (), 0),
+            ("pwrite", (1, 0, (10, 1)), 2),
+            ("observe", (), 0),
+        ]
+    )
+
+
 def test_attribute_names_need_more_than_their_prefix(new_world: WorldMaker) -> None:
     new_world().replay(
         [

@@ -384,6 +384,10 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_offse
             (u64)length, flags);
 }
 
+/* pyfuse3 does not tell what the kernel writes back of a mapping, by whatever handle, from what a program writes: the
+ * former has this bit in its handle's number. */
+#define MAPPED_STORE (1ULL << 63)
+
 /* O_APPEND comes and goes after the open as well (F_SETFL): each request tells. */
 static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *source, off_t offset,
                          struct fuse_file_info *fi)
@@ -392,6 +396,8 @@ static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *sou
     ssize_t length;
 
     if (!(fi->flags & O_APPEND)) {
+        if (fi->writepage)
+            fi->fh |= MAPPED_STORE;
         given_write_buf(req, ino, source, offset, fi);
         return;
     }
