@@ -103,12 +103,13 @@ class _Outdated:
 @dataclass(slots=True)
 class _Retry:
     """A request about `ino` by this thread was answered ESTALE. `named`: what its last look-up since has found, None
-    before one. `until_s`: counted from then."""
+    before one, 0: nothing, under the name `nothing`. `until_s`: counted from then."""
 
     ino: int
     lasts_s: float
     until_s: float
     named: int | None = None
+    nothing: Name | None = None
 
 
 class KernelCache:
@@ -297,18 +298,21 @@ class KernelCache:
             self._expected_s = {key: until_s for key, until_s in self._expected_s.items() if until_s > now_s}
         self._retries[thread] = _Retry(ino, lasts_s, now_s + lasts_s)
 
-    def looked_up(self, thread: int, ino: int) -> None:
-        """A look-up of the thread has found this inode, 0: nothing, which is where a path ends."""
+    def looked_up(self, thread: int, name: Name, ino: int) -> None:
+        """A look-up of the thread has found this inode under `name`, 0: nothing. That is where a path ends, but only
+        when the kernel is told so twice: it asks first whether what it has still holds, then for what is there now."""
         self._gone.pop(thread, None)
         retry = self._retries.get(thread)
         if retry is None:
             return
         now_s = self._now_s()
-        if not ino or retry.until_s < now_s:
+        ended = retry.nothing is not None and (retry.nothing != name or not ino)
+        if ended or retry.until_s < now_s:
             del self._retries[thread]
             return
-        retry.named, retry.until_s = ino, now_s + retry.lasts_s
-        self._expected_s[ino] = retry.until_s
+        retry.named, retry.nothing, retry.until_s = ino, None if ino else name, now_s + retry.lasts_s
+        if ino:
+            self._expected_s[ino] = retry.until_s
 
     def directory_is_gone(self, thread: int, directory: int) -> bool:
         """A look-up of the thread in a directory that is no more. True: it was told so before and came back, since the

@@ -100,11 +100,11 @@ class Operations(pyfuse3.Operations):
             found = await self._filesystem.lookup(parent_inode, name)
         except PosixError as error:
             if error.errno != errno.ESTALE:
-                self._kernel.looked_up(ctx.pid, 0)
+                self._kernel.looked_up(ctx.pid, (parent_inode, name), 0)
             elif self._kernel.directory_is_gone(ctx.pid, parent_inode):  # ESTALE would reach the program
                 raise PosixError(errno.ENOENT) from None
             raise
-        self._kernel.looked_up(ctx.pid, found.ino)
+        self._kernel.looked_up(ctx.pid, (parent_inode, name), found.ino)
         return self._entry(found)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
