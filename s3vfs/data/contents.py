@@ -240,14 +240,14 @@ class Contents:
         self._upkeep.wake()
 
     async def extend(self, ino: int, size: int) -> None:
-        """The size becomes `size` where it is less. In the journal with the next publish of the file."""
+        """The size becomes `size` where it is less; mtime moves in any case. In the journal with the next publish."""
         self._upkeep.check()
         file = self._writable(ino)
         async with file.storing:
             self._upkeep.check()
-            if self._size(file) < size:
-                with local_disk():
-                    file.working.extend(size, self._session.environment.wall_ns(), trio.current_time())
+            least = size if self._size(file) < size else 0  # else it would undo another's truncate
+            with local_disk():
+                file.working.extend(least, self._session.environment.wall_ns(), trio.current_time())
         self._upkeep.wake()
 
     async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:

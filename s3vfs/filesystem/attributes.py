@@ -140,14 +140,14 @@ class Attributes(Core):
             raise PosixError(errno.EINVAL)
         return inode.target
 
-    async def access(self, ino: int, mask: int, caller: Caller, groups: Collection[int] = ()) -> bool:
-        """access(2), for mounts where the kernel does not check by itself. `groups`: the caller's other groups."""
+    async def access(self, ino: int, mask: int, caller: Caller) -> bool:
+        """access(2), for mounts where the kernel does not check by itself."""
         await self._session.fresh(ATTRIBUTES_WITHIN_S)
         with self._session.view() as txn:
             inode = self._inode(Rows(txn), ino)
         if mask & os.W_OK and self._read_only and (stat.S_ISREG(inode.mode) or stat.S_ISDIR(inode.mode)):
             return False
-        return permits(inode, mask, caller, groups)
+        return permits(inode, mask, caller, self._groups_of(caller.pid))
 
     async def statfs(self) -> Statistics:
         """With a quota the truth; without one a petabyte is free, whatever the bucket may hold. In blocks of 4 KiB."""

@@ -131,7 +131,7 @@ class FileContents(Protocol):
         ...
 
     async def extend(self, ino: int, size: int) -> None:
-        """At least so long; in the journal after `publish`."""
+        """At least so long, and modified now in any case; in the journal after `publish`."""
         ...
 
     async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:

@@ -120,11 +120,14 @@ class Files(Names, Attributes):
         file = self._file(handle)
         return await self._contents.read(file.ino, offset, length, file.readahead)
 
-    async def write(self, handle: int, offset: int, data: Buffer) -> int:
-        """All of `data`, at `offset`; a handle with O_APPEND writes where the file ends when the record is applied."""
+    async def write(self, handle: int, offset: int, data: Buffer, *, mapped: bool = False) -> int:
+        """All of `data`, at `offset`; a handle with O_APPEND writes where the file ends when the record is applied.
+        `mapped`: it was stored to a mapping, which takes no privileges away on any Linux file system."""
         file = self._file(handle)
         if not file.writable:
             raise PosixError(errno.EBADF)
+        if mapped:
+            return await self._contents.write(file.ino, offset, data)
         if not file.privileges_settled:
             await self._settle_privileges(file)
         if file.appends:

@@ -27,8 +27,8 @@ class Ranges(Files):
 
     async def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Mode 0 and KEEP_SIZE allocate, PUNCH_HOLE with KEEP_SIZE makes a hole, ZERO_RANGE makes zeros (a hole, too);
-        without KEEP_SIZE the file is at least `offset + length` long afterwards. As writes, this is in the journal
-        after fsync or close.
+        without KEEP_SIZE the file is at least `offset + length` long afterwards. All move mtime. As writes, this is in
+        the journal after fsync or close.
 
         EOPNOTSUPP for other modes, EINVAL, EFBIG, EBADF for a handle that may not write, EDQUOT where what would have
         to be allocated exceeds the quota.
@@ -49,8 +49,8 @@ class Ranges(Files):
         await self._settle_privileges(file)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
             await self._contents.punch(file.ino, offset, length)
-        if not mode & KEEP_SIZE:
-            await self._contents.extend(file.ino, end)
+        # Whatever it does, it moves mtime and ctime, as on ext4, xfs and tmpfs.
+        await self._contents.extend(file.ino, 0 if mode & KEEP_SIZE else end)
 
     def _check_room(self, ino: int, start: int, end: int) -> None:
         with self._session.view() as txn:

@@ -12,7 +12,9 @@ import errno
 from s3vfs.errors import PosixError
 from s3vfs.filesystem.attributes import Attributes
 from s3vfs.filesystem.contracts import Caller
+from s3vfs.filesystem.core import ATTRIBUTES_WITHIN_S
 from s3vfs.namespace import acl
+from s3vfs.namespace.attributes import CAPABILITY
 from s3vfs.namespace.ops import XATTR_DROP_SETGID, AnyOp, Removexattr, Setxattr
 from s3vfs.namespace.rows import Rows
 
@@ -26,9 +28,13 @@ class ExtendedAttributes(Attributes):
         """The value. ENODATA where there is none, EOPNOTSUPP for names that there cannot be.
 
         The kernel asks for security.capability before every write, and for ACLs of everything that others may reach: so
-        the answer comes from the inode's row alone where it has no attributes at all.
+        the answer comes from the inode's row alone where it has no attributes at all. And a write waits for no look at
+        the tail, however long the bucket is silent: of a file that is open here, capabilities are those of the open or
+        newer (so that an execve is as fresh as its open), and publishing takes them away in any case.
         """
         _require_supported(name)
+        if name != CAPABILITY or not self._orphans.is_open(ino):
+            await self._session.fresh(ATTRIBUTES_WITHIN_S)
         with self._session.view() as txn:
             rows = Rows(txn)
             inode = self._inode(rows, ino)
@@ -50,6 +56,7 @@ class ExtendedAttributes(Attributes):
         await self._commit(evaluate, ino)
 
     async def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
+        await self._session.fresh(ATTRIBUTES_WITHIN_S)
         with self._session.view() as txn:
             rows = Rows(txn)
             names = list(rows.xattr_names(ino)) if self._inode(rows, ino).xattrs else []

@@ -73,6 +73,8 @@ class KernelPages(Protocol):
 
     def wrote(self, ino: int) -> None: ...
 
+    async def published(self, ino: int) -> None: ...
+
     def released(self, ino: int) -> None: ...
 
     async def settle(self, ino: int) -> None: ...
@@ -239,6 +241,7 @@ class ExtraOperations:
     async def _flush(self, request: Request, handle: int, owner: int) -> None:
         """A close of one descriptor: its process has no fcntl lock on the file any more."""
         await self._filesystem.flush(handle, owner)
+        await self._kernel.published(self._filesystem.ino_of(handle))
         request.reply_error(0)
 
     async def _release(self, request: Request, handle: int, owner: int, flock: int) -> None:

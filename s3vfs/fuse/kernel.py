@@ -41,6 +41,8 @@ IN_FLIGHT_S = 0.02
 # An open waits so long for the kernel to drop what is outdated, and looks so often.
 UNLEARN_S = 2.0
 UNLEARN_POLL_S = 0.002
+# A close looks so often: the thread that tells the kernel has nothing else to wait for.
+WITHDRAWN_POLL_S = 0.0002
 # What a refused thread is named within this time is what its next open is about. Bounded, as the kernel may give an
 # open up in between without a word: for a missing right, say. Where attributes were refused, that was perhaps no open,
 # and the thread's next open is a call of its own: it must not find what is older than cached names may be.
@@ -101,12 +103,13 @@ class _Outdated:
 @dataclass(slots=True)
 class _Retry:
     """A request about `ino` by this thread was answered ESTALE. `named`: what its last look-up since has found, None
-    before one. `until_s`: counted from then."""
+    before one, 0: nothing, under the name `nothing`. `until_s`: counted from then."""
 
     ino: int
     lasts_s: float
     until_s: float
     named: int | None = None
+    nothing: Name | None = None
 
 
 class KernelCache:
@@ -149,9 +152,26 @@ class KernelCache:
         """The kernel has sent a write, and with that forgotten size, times and blocks."""
         self._given_open.pop(ino, None)
 
+    async def published(self, ino: int) -> None:
+        """Return when the kernel has no attributes of this inode that publishing has settled otherwise: who closes a
+        file and then asks for its attributes gets those that all others get. Bounded."""
+        self._recheck(ino)
+        if self._invalidations.attributes_waiting(ino):
+            await _until(lambda: not self._invalidations.attributes_waiting(ino), WITHDRAWN_POLL_S)
+
     def released(self, ino: int) -> None:
-        if not self._namespace.is_open(ino):
-            self._given_open.pop(ino, None)
+        if self._namespace.is_open(ino):
+            return
+        if self._namespace.peek(ino) is not None:  # what a mapping stored was published after the last close
+            self._recheck(ino)
+        self._given_open.pop(ino, None)
+
+    def _recheck(self, ino: int) -> None:
+        """Have the kernel drop attributes that were given while the inode was open and hold no longer."""
+        given = self._given_open.get(ino)
+        if given is not None and _shown(self._namespace.peek(ino)) != _shown(given):
+            del self._given_open[ino]
+            self._invalidations.attributes(ino)
 
     def keep_pages(self, ino: int) -> bool:
         """Whether an open may keep the pages that the kernel has of it. False: it drops them, so the next one may."""
@@ -187,9 +207,7 @@ class KernelCache:
         may settle attributes (ctime, blocks) that were given while the bytes were on their way."""
         if own:
             for ino in changes.inodes & self._given_open.keys():
-                if _shown(self._namespace.peek(ino)) != _shown(self._given_open[ino]):
-                    del self._given_open[ino]
-                    self._invalidations.attributes(ino)
+                self._recheck(ino)
             return
         for ino in changes.contents:
             self._pages.discard(ino)
@@ -280,18 +298,21 @@ class KernelCache:
             self._expected_s = {key: until_s for key, until_s in self._expected_s.items() if until_s > now_s}
         self._retries[thread] = _Retry(ino, lasts_s, now_s + lasts_s)
 
-    def looked_up(self, thread: int, ino: int) -> None:
-        """A look-up of the thread has found this inode, 0: nothing, which is where a path ends."""
+    def looked_up(self, thread: int, name: Name, ino: int) -> None:
+        """A look-up of the thread has found this inode under `name`, 0: nothing. That is where a path ends, but only
+        when the kernel is told so twice: it asks first whether what it has still holds, then for what is there now."""
         self._gone.pop(thread, None)
         retry = self._retries.get(thread)
         if retry is None:
             return
         now_s = self._now_s()
-        if not ino or retry.until_s < now_s:
+        ended = retry.nothing is not None and (retry.nothing != name or not ino)
+        if ended or retry.until_s < now_s:
             del self._retries[thread]
             return
-        retry.named, retry.until_s = ino, now_s + retry.lasts_s
-        self._expected_s[ino] = retry.until_s
+        retry.named, retry.nothing, retry.until_s = ino, None if ino else name, now_s + retry.lasts_s
+        if ino:
+            self._expected_s[ino] = retry.until_s
 
     def directory_is_gone(self, thread: int, directory: int) -> bool:
         """A look-up of the thread in a directory that is no more. True: it was told so before and came back, since the
@@ -333,12 +354,12 @@ class KernelCache:
             self._withdraw(ino, old)
 
 
-async def _until(condition: Callable[[], bool]) -> None:
+async def _until(condition: Callable[[], bool], poll_s: float = UNLEARN_POLL_S) -> None:
     """Return when it holds, or after UNLEARN_S."""
     with trio.move_on_after(UNLEARN_S):
         # Rare and short: not worth waking this thread for each notification that another one has delivered.
         while not condition():  # noqa: ASYNC110
-            await trio.sleep(UNLEARN_POLL_S)
+            await trio.sleep(poll_s)
 
 
 def _shown(found: Found | None) -> tuple[int, ...] | None:

@@ -21,6 +21,7 @@ from s3vfs.fuse.mountinfo import Mount, mount_at, read_mounts
 # How long a mount may take to answer statfs before it counts as stuck: far above a loaded machine's worst.
 PROBE_TIMEOUT_S = 10.0
 
+_MNT_FORCE = 1
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
@@ -131,11 +132,12 @@ def _user_allow_other() -> bool:
     return any(line.strip() == "user_allow_other" for line in lines)
 
 
-def unmount(mountpoint: str, *, lazy: bool = False) -> None:
-    """Unmount. Raises MountError when it is in use (`lazy`: detaches it all the same) or not permitted."""
+def unmount(mountpoint: str, *, lazy: bool = False, force: bool = False) -> None:
+    """Unmount. Raises MountError when it is in use (`lazy`: detaches it all the same) or not permitted. `force`, root's
+    alone: whatever waits for an answer of the daemon gets ECONNABORTED."""
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
-        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0) | (_MNT_FORCE if force else 0)
         if libc.umount2(os.fsencode(mountpoint), flags) == 0:
             return
         code = ctypes.get_errno()

@@ -24,6 +24,9 @@ from s3vfs.namespace.ops import RENAME_EXCHANGE
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+# The extension sets this bit of the handle in writes of what was stored to a mapping.
+_MAPPED_STORE = 1 << 63
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _Handler = Callable[Concatenate["Operations", _Arguments], Coroutine[Any, Any, _Result]]
@@ -97,11 +100,11 @@ class Operations(pyfuse3.Operations):
             found = await self._filesystem.lookup(parent_inode, name)
         except PosixError as error:
             if error.errno != errno.ESTALE:
-                self._kernel.looked_up(ctx.pid, 0)
+                self._kernel.looked_up(ctx.pid, (parent_inode, name), 0)
             elif self._kernel.directory_is_gone(ctx.pid, parent_inode):  # ESTALE would reach the program
                 raise PosixError(errno.ENOENT) from None
             raise
-        self._kernel.looked_up(ctx.pid, found.ino)
+        self._kernel.looked_up(ctx.pid, (parent_inode, name), found.ino)
         return self._entry(found)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -188,8 +191,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
         """Only asked without default_permissions."""
-        groups = pyfuse3.get_sup_groups(ctx.pid)
-        return await self._filesystem.access(inode, mode, _caller(ctx), groups)
+        return await self._filesystem.access(inode, mode, _caller(ctx))
 
     @_guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -266,17 +268,20 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        count = await self._filesystem.write(fh, off, buf)
-        self._kernel.wrote(self._filesystem.ino_of(fh))
+        handle, mapped = fh & ~_MAPPED_STORE, bool(fh & _MAPPED_STORE)
+        count = await self._filesystem.write(handle, off, buf, mapped=mapped)
+        self._kernel.wrote(self._filesystem.ino_of(handle))
         return count
 
     @_guarded
     async def flush(self, fh: int) -> None:
         await self._filesystem.flush(fh)
+        await self._kernel.published(self._filesystem.ino_of(fh))
 
     @_guarded
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._filesystem.fsync(fh)
+        await self._kernel.published(self._filesystem.ino_of(fh))
 
     @_guarded
     async def release(self, fh: int) -> None:

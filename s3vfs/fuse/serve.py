@@ -21,6 +21,7 @@ from s3vfs.fuse.invalidation import Invalidator
 from s3vfs.fuse.kernel import KernelCache
 from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.fuse.mountinfo import mount_at, read_mounts
+from s3vfs.fuse.mountpoint import resolve, unmount
 from s3vfs.fuse.operations import Operations
 from s3vfs.fuse.options import MountOptions
 from s3vfs.namespace.changes import Changes
@@ -181,11 +182,18 @@ async def _end(mountpoint: str, invalidator: Invalidator) -> None:
 
 
 def _abort_connection(mountpoint: str) -> None:
-    mount = mount_at(os.path.realpath(os.path.dirname(mountpoint)) + "/" + os.path.basename(mountpoint), read_mounts())
+    """And unmount: libfuse leaves an aborted connection mounted. Ordinary users need the control file system for it."""
+    mount = mount_at(resolve(mountpoint), read_mounts())
     if mount is None:
         return
-    minor = mount.device.partition(":")[2]
+    if os.geteuid() != 0:
+        minor = mount.device.partition(":")[2]
+        try:
+            Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
+        except OSError as error:
+            _log.warning("the connection of %s cannot be aborted: %s", mountpoint, error.strerror)
+            return
     try:
-        Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
-    except OSError as error:
-        _log.warning("the connection of %s cannot be aborted: %s", mountpoint, error.strerror)
+        unmount(mount.mountpoint, lazy=True, force=True)
+    except MountError as error:
+        _log.warning("%s", error)

@@ -141,9 +141,13 @@ def test_a_hole_behind_the_end_is_none_and_an_extension_never_shrinks(tmp_path: 
         await contents.publish(ino)
         records = len(mount.volume.records)
         await contents.punch(ino, 10, 1 << 60)
-        await contents.extend(ino, 10)
         await contents.publish(ino)
         assert len(mount.volume.records) == records
+        await contents.extend(ino, 10)
+        await contents.publish(ino)
+        (times,) = mount.volume.records[-1]
+        assert isinstance(times, Setattr)
+        assert times.mask == SetattrMask.MTIME
         await contents.punch(ino, 5, 1 << 62)
         await contents.publish(ino)
         assert next(op for op in mount.volume.records[-1] if isinstance(op, Punch)).length == 5

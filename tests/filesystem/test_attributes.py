@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
 
-from s3vfs.filesystem import Caller
+from s3vfs.filesystem import Caller, NewAttributes
 from s3vfs.filesystem.attributes import permits
 from s3vfs.namespace.ops import XATTR_CREATE, XATTR_REPLACE, Config
 from s3vfs.namespace.rows import ROOT_INO, Inode
@@ -75,6 +76,59 @@ def test_extended_attributes(tmp_path: Path) -> None:
         await fs.removexattr(ino, b"user.a")
         with Refused(errno.ENODATA):
             await fs.removexattr(ino, b"user.a")
+
+    run(tmp_path, test)
+
+
+def test_attributes_of_an_idle_mount_are_no_older_than_a_second(tmp_path: Path) -> None:
+    """Extended ones too: a mount that nobody has asked anything for a while looks at the tail every 10 s only."""
+
+    async def test(one: Client, two: Client) -> None:
+        ino = (await one.fs.mknod(ROOT_INO, b"f", FILE, 0, ROOT)).ino
+        for number in range(10):
+            await trio.sleep(61.7)
+            name = b"user.%d" % number
+            await one.fs.setxattr(ino, name, b"here", ROOT)
+            await trio.sleep(1.1)
+            if number % 2:
+                assert name in await two.fs.listxattr(ino, ROOT)
+            assert await two.fs.getxattr(ino, name) == b"here"
+
+    run(tmp_path, test, 2)
+
+
+def test_no_write_waits_for_a_look_at_the_tail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel asks for security.capability before each: the bucket may be silent, and there is room."""
+
+    async def test(client: Client) -> None:
+        ino = (await client.fs.mknod(ROOT_INO, b"f", FILE, 0, ROOT)).ino
+        looks: list[float | None] = []
+
+        async def fresh(within_s: float | None = None) -> None:
+            looks.append(within_s)
+
+        monkeypatch.setattr(client.session, "fresh", fresh)
+        handle = await client.fs.open(ino, os.O_RDWR, ROOT)
+        looks.clear()
+        with Refused(errno.ENODATA):
+            await client.fs.getxattr(ino, b"security.capability")
+        assert looks == []
+        await client.fs.release(handle)
+        with Refused(errno.ENODATA):
+            await client.fs.getxattr(ino, b"security.capability")
+        assert looks == [1.0]
+
+    run(tmp_path, test)
+
+
+def test_access_asks_for_the_callers_groups(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        groups = {77: (70,), 78: ()}
+        client.fs._groups_of = groups.__getitem__
+        found = await client.fs.mknod(ROOT_INO, b"f", FILE, 0, Caller(7, 70))
+        await client.fs.setattr(found.ino, NewAttributes(mode=0o640), ROOT)
+        assert await client.fs.access(found.ino, os.R_OK, Caller(8, 80, 77))
+        assert not await client.fs.access(found.ino, os.R_OK, Caller(8, 80, 78))
 
     run(tmp_path, test)
 

@@ -228,6 +228,8 @@ def test_privileges_after_changes_by(tmp_path: Path, caller: Caller, kept: int) 
         await fs.write(handle, 0, b"data")
         assert await mode(found.ino) == kept
         await fs.setattr(found.ino, NewAttributes(mode=0o6755), ROOT)
+        await fs.write(handle, 0, b"stored", mapped=True)
+        assert await mode(found.ino) == 0o6755
         await fs.write(handle, 0, b"again")
         assert await mode(found.ino) == kept
         await fs.setattr(found.ino, NewAttributes(mode=0o6755), ROOT)

@@ -24,10 +24,10 @@ MODES = (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZ
     ("mode", "calls"),
     [
         (0, [("extend", 8)]),
-        (KEEP_SIZE, []),
-        (PUNCH_HOLE | KEEP_SIZE, [("punch", 3, 5)]),
+        (KEEP_SIZE, [("extend", 0)]),
+        (PUNCH_HOLE | KEEP_SIZE, [("punch", 3, 5), ("extend", 0)]),
         (ZERO_RANGE, [("punch", 3, 5), ("extend", 8)]),
-        (ZERO_RANGE | KEEP_SIZE, [("punch", 3, 5)]),
+        (ZERO_RANGE | KEEP_SIZE, [("punch", 3, 5), ("extend", 0)]),
     ],
 )
 def test_what_each_mode_of_fallocate_does(tmp_path: Path, mode: int, calls: list[tuple[object, ...]]) -> None:

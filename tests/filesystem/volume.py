@@ -72,7 +72,8 @@ class SizesOnly:
 
     async def extend(self, ino: int, size: int) -> None:
         self.calls.append(("extend", ino, size))
-        self.unpublished[ino] = max(self.unpublished.get(ino, 0), size)
+        if size:
+            self.unpublished[ino] = max(self.unpublished.get(ino, 0), size)
 
     async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
         self.calls.append(("clone", source, source_offset, ino, offset, length))

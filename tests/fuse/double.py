@@ -180,7 +180,7 @@ class Double:
         self.note("append", ino=self._handles[handle], data=data.hex())
         return len(data)
 
-    async def write(self, handle: int, offset: int, data: bytes) -> int:
+    async def write(self, handle: int, offset: int, data: bytes, *, mapped: bool = False) -> int:
         self.note("write", ino=self._handles[handle], offset=offset, data=data.hex())
         return len(data)
 

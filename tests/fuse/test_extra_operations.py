@@ -354,6 +354,29 @@ def test_a_wait_ends_when_the_daemon_is_told_to_stop(own: Served) -> None:
     assert own.notes()[-1]["call"] == "ended"
 
 
+def test_the_end_comes_although_a_notification_waits_for_a_request_that_nobody_answers(
+    built: Path, tmp_path: Path
+) -> None:
+    """The connection is aborted then, and nothing stays mounted, also where something is in use."""
+    stuck = Served(tmp_path, built, "tests.fuse.stuck")
+    codes: list[int] = []
+    try:
+        stuck.start()
+        with opened(stuck.path / "a"):
+            caller = threading.Thread(target=lambda: codes.append(answer(os.mkdir, stuck.path / "new")))
+            caller.start()
+            stuck.note("mkdir")
+            stuck.process.send_signal(signal.SIGTERM)
+            stuck.ended()
+            assert not os.path.ismount(stuck.path)
+            caller.join(60)
+            assert codes == [errno.ECONNABORTED]
+        assert stuck.notes()[-1]["call"] == "ended"
+        assert "aborting the kernel's connection" in stuck.errors()
+    finally:
+        stuck.clear()
+
+
 # -- ranges of files --------------------------------------------------------------------------------------------------
 
 

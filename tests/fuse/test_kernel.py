@@ -20,6 +20,7 @@ from s3vfs.namespace.rows import Inode
 LIFETIME_S = 30.0
 INODE = Inode(0o100644, 0, 0, 1, 5, 5, 1, 2, 3, 4, 0, 1, 0, b"")
 DIRECTORY, FILE, OTHER = 20, 30, 31
+NAME, ANOTHER = (DIRECTORY, b"name"), (DIRECTORY, b"another")
 
 
 @dataclass
@@ -189,8 +190,8 @@ def test_what_a_refused_thread_is_then_named_it_may_open_once() -> None:
     kernel = World().kernel()
     assert not kernel.is_second_try(THREAD, FILE)
     kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, DIRECTORY)
-    kernel.looked_up(THREAD, OTHER)
+    kernel.looked_up(THREAD, NAME, DIRECTORY)
+    kernel.looked_up(THREAD, NAME, OTHER)
     assert not kernel.is_second_try(THREAD + 1, OTHER)
     assert kernel.is_second_try(THREAD, OTHER)
     assert not kernel.is_second_try(THREAD, OTHER)
@@ -199,7 +200,7 @@ def test_what_a_refused_thread_is_then_named_it_may_open_once() -> None:
 def test_a_refused_thread_that_was_named_another_inode_is_sent_back_again() -> None:
     kernel = World().kernel()
     kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, OTHER)
+    kernel.looked_up(THREAD, NAME, OTHER)
     assert not kernel.is_second_try(THREAD, FILE)
 
 
@@ -214,20 +215,35 @@ def test_a_second_try_is_no_longer_one_after_a_while() -> None:
     world = World()
     kernel = world.kernel()
     kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, FILE)
+    kernel.looked_up(THREAD, NAME, FILE)
     world.now_s += RETRY_S + 1
     assert not kernel.is_second_try(THREAD, FILE)
     assert not kernel.expects(FILE)
 
 
-def test_a_path_that_ends_in_nothing_ends_the_second_try() -> None:
+@pytest.mark.parametrize("names", [(NAME, NAME, NAME), (NAME, ANOTHER)])
+def test_a_path_that_ends_in_nothing_ends_the_second_try(names: tuple[Name, ...]) -> None:
     """What the same thread is named next is another call's."""
     kernel = World().kernel()
     kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, 0)
-    kernel.looked_up(THREAD, OTHER)
+    for name in names[:-1]:
+        kernel.looked_up(THREAD, name, 0)
+    kernel.looked_up(THREAD, names[-1], OTHER)
     assert not kernel.is_second_try(THREAD, OTHER)
     assert not kernel.expects(OTHER)
+
+
+def test_a_name_that_is_there_again_when_the_kernel_asks_anew_is_opened() -> None:
+    """It asks whether the name still leads where it did: no. Then what is there: perhaps something new."""
+    kernel = World().kernel()
+    kernel.refused(THREAD, FILE)
+    kernel.looked_up(THREAD, NAME, 0)
+    kernel.looked_up(THREAD, NAME, OTHER)
+    assert kernel.expects(OTHER)
+    assert kernel.is_second_try(THREAD, OTHER)
+    kernel.refused(THREAD, FILE)
+    kernel.looked_up(THREAD, NAME, 0)
+    assert not kernel.is_second_try(THREAD, FILE)  # a call of its own
 
 
 def test_a_directory_that_is_gone_is_told_to_be_outdated_once() -> None:
@@ -235,7 +251,7 @@ def test_a_directory_that_is_gone_is_told_to_be_outdated_once() -> None:
     assert not kernel.directory_is_gone(THREAD, DIRECTORY)
     assert kernel.directory_is_gone(THREAD, DIRECTORY)
     assert not kernel.directory_is_gone(THREAD, DIRECTORY)
-    kernel.looked_up(THREAD, FILE)
+    kernel.looked_up(THREAD, NAME, FILE)
     assert not kernel.directory_is_gone(THREAD, DIRECTORY)
 
 
@@ -248,10 +264,10 @@ def test_threads_that_cannot_be_told_apart_have_no_second_try() -> None:
 def test_what_was_named_to_a_refused_thread_is_expected_for_a_while() -> None:
     world = World()
     kernel = world.kernel()
-    kernel.looked_up(THREAD, OTHER)
+    kernel.looked_up(THREAD, NAME, OTHER)
     assert not kernel.expects(OTHER)
     kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, OTHER)
+    kernel.looked_up(THREAD, NAME, OTHER)
     assert kernel.expects(OTHER)
     world.now_s += RETRY_S
     assert not kernel.expects(OTHER)
@@ -261,7 +277,7 @@ def test_who_has_come_in_time_is_expected_however_long_the_answer_takes() -> Non
     world = World()
     kernel = world.kernel()
     kernel.refused(THREAD, FILE, lasts_s=RETRY_ATTRIBUTES_S)
-    kernel.looked_up(THREAD, OTHER)
+    kernel.looked_up(THREAD, NAME, OTHER)
     kernel.arrived(OTHER)
     kernel.arrived(FILE)
     world.now_s += 2 * RETRY_ATTRIBUTES_S
@@ -328,6 +344,49 @@ def test_own_changes_invalidate_only_attributes_that_were_given_and_differ() -> 
     assert world.told == []
     kernel.gave(Found(FILE, INODE))
     kernel.hear(Changes(inodes={FILE}), own=True)
+    assert world.told == [FILE]
+
+
+def test_a_close_returns_when_the_kernel_has_dropped_what_publishing_has_settled_otherwise() -> None:
+    async def main() -> None:
+        world = World(open_inos={FILE, OTHER})
+        kernel = world.kernel()
+        for ino in (FILE, OTHER):
+            world.gave(kernel, ino)
+        with trio.fail_after(0):
+            await kernel.published(FILE)
+        assert world.told == []
+        # Blocks, say, which are final only once the working file has let go of what was published.
+        world.inodes[FILE] = msgspec.structs.replace(INODE, allocated=4096)
+        world.telling.add(FILE)
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.published, FILE)
+            await trio.testing.wait_all_tasks_blocked()
+            assert world.told == [FILE]
+            with trio.fail_after(0):
+                await kernel.published(OTHER)
+            await trio.sleep(0.5)
+            world.telling.clear()
+        assert 0.5 <= trio.current_time() - began_s < UNLEARN_S
+        await kernel.published(FILE)
+        assert world.told == [FILE]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_what_is_published_after_the_last_close_is_told_with_the_release() -> None:
+    world = World(open_inos={FILE, OTHER})
+    kernel = world.kernel()
+    for ino in (FILE, OTHER):
+        world.gave(kernel, ino)
+    world.inodes[FILE] = msgspec.structs.replace(INODE, ctime_ns=5)
+    kernel.released(FILE)
+    assert world.told == []  # another handle is open: its close comes yet
+    world.open_inos.clear()
+    del world.inodes[OTHER]
+    kernel.released(FILE)
+    kernel.released(OTHER)
     assert world.told == [FILE]
 
 

@@ -8,12 +8,14 @@ import mmap
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.mounted import Mount, eventually
+from tests.posix.site import fresh_lstat
 
 
 def fails_with(code: int, call: Callable[[], object]) -> None:
@@ -55,6 +57,41 @@ def test_random_writes_meet_their_readers(root: Path) -> None:
         file.seek(99_999)
         assert file.read(3) == b"a\0\0"
     assert (root / "random").stat().st_size == 200_003
+
+
+def test_after_a_close_everybody_sees_the_same_times_and_blocks(root: Path) -> None:
+    """Publishing moves ctime once more. The kernel, which was told the attributes before, must not go on with those."""
+    for number in range(200):
+        path = root / f"closed-{number}"
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+        os.write(descriptor, b"data")
+        os.utime(descriptor, ns=(number, number))
+        os.fstat(descriptor)
+        if number % 2:
+            os.fsync(descriptor)
+            seen = os.fstat(descriptor)
+        os.close(descriptor)
+        if not number % 2:
+            seen = path.stat()
+        asked = fresh_lstat(root, path.name)
+        assert (asked.st_blocks, asked.st_mtime_ns, asked.st_ctime_ns) == (
+            seen.st_blocks, seen.st_mtime_ns, seen.st_ctime_ns
+        )  # fmt: skip
+
+
+def test_what_is_touched_is_no_older_than_what_was_written_before(root: Path) -> None:
+    """make compares such times. The kernel's own idea of now is that of its last tick."""
+    stamp = root / "stamp"
+    stamp.touch()
+    for number in range(50):
+        made = root / f"made-{number}"
+        made.write_bytes(b"made")
+        before_ns = time.time_ns()
+        os.utime(stamp)
+        status = stamp.stat()
+        assert made.stat().st_mtime_ns <= before_ns <= min(status.st_mtime_ns, status.st_atime_ns)
+        os.utime(stamp, ns=(number, number))
+        assert stamp.stat().st_mtime_ns == number
 
 
 def test_stat_tells_the_truth(root: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.model.chooser import KEEP_SIZE
+from tests.model.chooser import KEEP_SIZE, PUNCH_HOLE
 from tests.model.conftest import WorldMaker
 
 RDWR_CREATE = os.O_RDWR | os.O_CREAT
@@ -42,6 +42,40 @@ def test_an_owner_outside_the_group_loses_setgid_with_a_chown(new_world: WorldMa
             ("chmod", ("a", 0o2745), 0),
             ("fchown", (0, -1, 1001), 0),
             ("fchown", (0, -1, 1000), 1),
+            ("observe", (), 0),
+        ]
+    )
+
+
+def test_stores_to_a_mapping_take_no_setuid_away(new_world: WorldMaker) -> None:
+    """Nor setgid: the kernel writes them back by itself, and a write by a program would."""
+    new_world().replay(
+        [
+            ("open", (1, "a", RDWR_CREATE, 0o6777), 2),
+            ("truncate", ("a", 1), 0),
+            ("map_write", (1, 262144, (7779, 37), False), 2),
+            ("observe", (), 0),
+            ("pwrite", (1, 0, (10, 1)), 2),
+            ("observe", (), 0),
+        ]
+    )
+
+
+def test_every_fallocate_moves_the_times(new_world: WorldMaker) -> None:
+    """Also one that changes nothing."""
+    new_world().replay(
+        [
+            ("open", (0, "a", RDWR_CREATE, 0o644), 0),
+            ("observe", (), 0),
+            ("fallocate", (0, KEEP_SIZE, 7720, 4096), 0),
+            ("observe", (), 0),
+            ("fallocate", (0, PUNCH_HOLE | KEEP_SIZE, 262_145, 1), 0),
+            ("observe", (), 0),
+            ("fallocate", (0, 0, 0, 100), 0),
+            ("observe", (), 0),
+            ("fallocate", (0, 0, 0, 50), 0),
+            ("observe", (), 0),
+            ("switch", (False,), 0),
             ("observe", (), 0),
         ]
     )

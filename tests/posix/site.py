@@ -163,7 +163,7 @@ class Site:
         with self.user(ROOT):
             seen = os.lstat(path)
             if self.second is not None:
-                self._agree(f"attributes of {path!r}", lambda there: _all(_fresh(there, path)), _all(seen))
+                self._agree(f"attributes of {path!r}", lambda there: _all(fresh_lstat(there, path)), _all(seen))
             return seen
 
     def look(self, *paths: str) -> None:
@@ -265,7 +265,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _AT_SYMLINK_NOFOLLOW, _AT_STATX_FORCE_SYNC = 0x100, 0x2000
 
 
-def _fresh(there: Path, path: str | bytes) -> os.stat_result:
+def fresh_lstat(there: Path, path: str | bytes) -> os.stat_result:
     """lstat that asks the daemon, whatever the kernel has cached: statx refreshes what lstat then reads."""
     full = os.fsencode(there) + b"/" + os.fsencode(path)
     flags = _AT_SYMLINK_NOFOLLOW | _AT_STATX_FORCE_SYNC

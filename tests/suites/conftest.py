@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import time
@@ -33,25 +34,30 @@ def suite_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def local_place(suite_folder: Path) -> Place:
-    path = suite_folder / "local"
-    path.mkdir()
+    path = suite_folder / "local" / "as-deep"  # as mounts are: suites make sockets, and those have short paths only
+    path.mkdir(parents=True)
     return Place("local", path)
 
 
-@pytest.fixture(scope="module")
-def file_place(suite_folder: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
-    folder = suite_folder / f"file-{request.module.__name__}"
+_folders = itertools.count()
+
+
+def _short_folder(suite_folder: Path) -> Path:
+    folder = suite_folder / str(next(_folders))
     folder.mkdir()
-    with volume_in(folder) as volume:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file_place(suite_folder: Path) -> Iterator[Place]:
+    with volume_in(_short_folder(suite_folder)) as volume:
         mount = volume.mount()
         yield Place("file", mount.path, mount)
 
 
 @pytest.fixture(scope="module")
-def seaweed_place(suite_folder: Path, seaweed: ServerPlace, request: pytest.FixtureRequest) -> Iterator[Place]:
-    folder = suite_folder / f"seaweed-{request.module.__name__}"
-    folder.mkdir()
-    with volume_in(folder, seaweed.fresh_url(), seaweed.environment()) as volume:
+def seaweed_place(suite_folder: Path, seaweed: ServerPlace) -> Iterator[Place]:
+    with volume_in(_short_folder(suite_folder), seaweed.fresh_url(), seaweed.environment()) as volume:
         mount = volume.mount()
         yield Place("seaweedfs", mount.path, mount)
 

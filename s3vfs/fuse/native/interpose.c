@@ -49,6 +49,7 @@ static struct fuse_session *ours;                           /* only compared */
 static int init_answered;                                   /* whether INIT has had its reply */
 static void (*given_init)(void *, struct fuse_conn_info *); /* pyfuse3's own handler */
 static void (*given_write_buf)(fuse_req_t, fuse_ino_t, struct fuse_bufvec *, off_t, struct fuse_file_info *);
+static void (*given_setattr)(fuse_req_t, fuse_ino_t, struct stat *, int, struct fuse_file_info *);
 
 /* -- requests ------------------------------------------------------------------------------------------------------ */
 
@@ -383,6 +384,10 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_offse
             (u64)length, flags);
 }
 
+/* pyfuse3 does not tell what the kernel writes back of a mapping, by whatever handle, from what a program writes: the
+ * former has this bit in its handle's number. */
+#define MAPPED_STORE (1ULL << 63)
+
 /* O_APPEND comes and goes after the open as well (F_SETFL): each request tells. */
 static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *source, off_t offset,
                          struct fuse_file_info *fi)
@@ -391,6 +396,8 @@ static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *sou
     ssize_t length;
 
     if (!(fi->flags & O_APPEND)) {
+        if (fi->writepage)
+            fi->fh |= MAPPED_STORE;
         given_write_buf(req, ino, source, offset, fi);
         return;
     }
@@ -401,6 +408,18 @@ static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *sou
     else
         pass_on(req, "append", "(Ky#)", (u64)fi->fh, (const char *)target.buf[0].mem, (Py_ssize_t)length);
     free(target.buf[0].mem);
+}
+
+/* With "now" the kernel sends the time of its last tick, which is up to 10 ms old, and pyfuse3 takes that where it has
+ * the choice. Other times are the daemon's, to the nanosecond: a file that is touched must not become older than what was
+ * written before. */
+static void on_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+{
+    if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+        to_set &= ~FUSE_SET_ATTR_ATIME;
+    if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+        to_set &= ~FUSE_SET_ATTR_MTIME;
+    given_setattr(req, ino, attr, to_set, fi);
 }
 
 static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -457,6 +476,9 @@ static void add_handlers(struct fuse_lowlevel_ops *ops, PyObject *handler)
     given_write_buf = ops->write_buf;
     if (given_write_buf)
         ops->write_buf = on_write_buf;
+    given_setattr = ops->setattr;
+    if (given_setattr)
+        ops->setattr = on_setattr;
     ops->flush = on_flush;
     ops->release = on_release;
     ops->setxattr = on_setxattr;
