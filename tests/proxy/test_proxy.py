@@ -124,9 +124,9 @@ def test_requests_of_one_connection_pass_unchanged_and_are_counted(proxy: Proxy)
 
 def test_listings_are_counted_among_the_gets(proxy: Proxy) -> None:
     with client(proxy.port) as connection:
-        ask(connection, "GET", "/bucket/key?partNumber=1")
-        ask(connection, "GET", "/bucket?list-type=2&prefix=a")
-        ask(connection, "GET", "/bucket/?delimiter=%2F&prefix=")
+        ask(connection, "GET", "/bucket/key?partNumber=1/5")
+        ask(connection, "GET", "/bucket?list-type=2&prefix=a/5")
+        ask(connection, "GET", "/bucket?delimiter=%2F&prefix=/5")
     counts = proxy.counts()
     assert counts.requests == {"GET": 3}
     assert counts.lists == 2
