@@ -138,13 +138,13 @@ class Inputs:
             parity.save({"large": (size, parity.digest(data))}, manifest)
         return path, manifest
 
-    def small(self, count: int, size: int, folders: int = 1) -> Path:
-        """The manifest's file of `folders` directories of `count` small files (`folders` 1: of one, without a name)."""
+    def small(self, count: int, size: int, folders: int = 0) -> Path:
+        """The manifest's file of `folders` directories of `count` small files each (0: of one folder that holds them)."""
         manifest = self._folder / f"small-{count}-{size}-{folders}.json"
         if not manifest.exists():
             made: parity.Manifest = {}
-            for folder in range(folders):
-                prefix = "" if folders == 1 else f"d{folder:04d}/"
+            for folder in range(max(1, folders)):
+                prefix = f"d{folder:04d}/" if folders else ""
                 if prefix:
                     made[prefix[:-1]] = None
                 for number in range(count):

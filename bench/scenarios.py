@@ -82,7 +82,9 @@ def _small(size: int, suffix: str) -> Callable[[Stage], None]:
 
 def _find(stage: Stage) -> None:
     directories, each = stage.sized(FOUND_FILES // 100), 100
-    stage.prepare("many", folder=stage.a("many"), directories=directories, each=each, size=0)
+    manifest = stage.inputs.small(each, 0, directories)
+    parity = ("verify", {"folder": stage.b("many"), "manifest": str(manifest), "ignored": []})
+    stage.prepare("many", parity, folder=stage.a("many"), directories=directories, each=each, size=0)
     stage.cold()
     expected = 1 + directories * (1 + each)
     stage.step("find", directories * each, "files", "find", {"folder": stage.a("many"), "expected": expected})

@@ -69,10 +69,13 @@ class Stage:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def prepare(self, action: str, **arguments: Any) -> None:
-        """Do something that is not measured, without added latency. Raises Broken."""
+    def prepare(self, action: str, parity: tuple[str, dict[str, Any]] | None = None, **arguments: Any) -> None:
+        """Do something that is not measured, without added latency, and wait until the second mount sees it: some
+        upload later, and a cache that is wiped before has lost it. Raises Broken."""
         self.site.set_latency(0)
         result = perform(action, arguments, self.limit_s)
+        if parity is not None and not result.error:
+            result = perform(parity[0], {**parity[1], "limit_s": self.limit_s}, 1.5 * self.limit_s)
         if result.error:
             raise Broken(f"preparing by {action}: {result.error}")
 
@@ -104,7 +107,7 @@ class Stage:
 
         Raises Broken when it failed (a cell says so), Finished after the last one that was wanted."""
         if workload not in self._left:
-            self.prepare(action, **arguments)
+            self.prepare(action, parity, **arguments)
             return
         second = Waiting(parity[0], {**parity[1], "limit_s": self.limit_s}) if parity is not None else None
         try:
