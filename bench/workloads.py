@@ -14,8 +14,13 @@ BLOCK_BYTES = 1 << 20
 
 
 def drop_page_cache() -> None:
-    """Forget clean pages, dentries and inodes of the whole machine (root)."""
+    """Write everything back, then forget pages, dentries and inodes of the whole machine (root)."""
     os.sync()
+    forget_pages()
+
+
+def forget_pages() -> None:
+    """Forget clean pages, dentries and inodes, without waiting for dirty ones (root)."""
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
 

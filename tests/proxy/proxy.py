@@ -49,6 +49,10 @@ _ERRORS = {
 }
 
 
+# A bucket's contents, in either version of the call.
+_LISTING = re.compile(r"[?&](list-type|prefix|delimiter|marker)=")
+
+
 @dataclass(slots=True)
 class Rule:
     """Do `action` to requests whose method and path (with query) match, `times` times (None: always), after letting
@@ -67,12 +71,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What has passed: requests by method (refused and hung ones too), bytes of heads and bodies, connections."""
+    """What has passed: requests by method (refused and hung ones too), bytes of heads and bodies, connections; how
+    many of the GETs listed keys."""
 
     requests: dict[str, int] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
     connections: int = 0
+    lists: int = 0
 
 
 class _Reset(Exception):
@@ -100,6 +106,7 @@ class Proxy:
         self._bytes_up = 0
         self._bytes_down = 0
         self._connections = 0
+        self._lists = 0
         self.port = 0
 
     def __enter__(self) -> Proxy:
@@ -150,7 +157,7 @@ class Proxy:
 
     def counts(self) -> Counts:
         with self._lock:
-            return Counts(dict(self._requests), self._bytes_up, self._bytes_down, self._connections)
+            return Counts(dict(self._requests), self._bytes_up, self._bytes_down, self._connections, self._lists)
 
     def close(self) -> None:
         """End everything and wait for it."""
@@ -248,6 +255,7 @@ class Proxy:
     def _chosen(self, head: Head) -> Rule | None:
         with self._lock:
             self._requests[head.method] += 1
+            self._lists += head.method == "GET" and bool(_LISTING.search(head.path))
             for rule in self._rules:
                 if rule.times == 0 or not rule.matches(head):
                     continue

@@ -119,6 +119,17 @@ def test_requests_of_one_connection_pass_unchanged_and_are_counted(proxy: Proxy)
     assert counts.connections == 1
     assert 0 < counts.bytes_up - len(body) < 2000
     assert 0 < counts.bytes_down - 3002560 < 4000
+    assert counts.lists == 0
+
+
+def test_listings_are_counted_among_the_gets(proxy: Proxy) -> None:
+    with client(proxy.port) as connection:
+        ask(connection, "GET", "/bucket/key?partNumber=1/5")
+        ask(connection, "GET", "/bucket?list-type=2&prefix=a/5")
+        ask(connection, "GET", "/bucket?delimiter=%2F&prefix=/5")
+    counts = proxy.counts()
+    assert counts.requests == {"GET": 3}
+    assert counts.lists == 2
 
 
 def test_a_request_that_waits_for_permission_to_send_gets_it(proxy: Proxy) -> None:

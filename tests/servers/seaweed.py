@@ -69,6 +69,11 @@ class SeaweedServer:
     def place(self) -> ServerPlace:
         return ServerPlace(f"http://127.0.0.1:{self._ports[6]}", ACCESS_KEY, SECRET_KEY, BUCKET)
 
+    @property
+    def filer(self) -> str:
+        """The filer's address as `weed mount` takes it: host:port.grpc-port."""
+        return f"127.0.0.1:{self._ports[4]}.{self._ports[5]}"
+
     def __enter__(self) -> SeaweedServer:
         try:
             self._start()
