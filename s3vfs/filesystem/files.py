@@ -65,6 +65,8 @@ class Files(Names, Attributes):
             try:
                 await self._settle_privileges(self._files[handle])
                 await self._contents.truncate(ino, 0)
+                if not writable:  # no close will
+                    await self._contents.publish(ino)
             except BaseException:
                 self._remove(handle)
                 raise
