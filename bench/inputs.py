@@ -139,7 +139,7 @@ class Inputs:
         return path, manifest
 
     def small(self, count: int, size: int, folders: int = 0) -> Path:
-        """The manifest's file of `folders` directories of `count` small files each (0: of one folder that holds them)."""
+        """The manifest's file of `folders` directories of `count` small files each (0: all in one)."""
         manifest = self._folder / f"small-{count}-{size}-{folders}.json"
         if not manifest.exists():
             made: parity.Manifest = {}

@@ -15,6 +15,7 @@ from tests.servers.seaweed import SeaweedServer
 from tests.side_by_side import (
     pytest_collection_modifyitems,
     pytest_configure,
+    pytest_report_to_serializable,
     pytest_sessionfinish,
     pytest_testnodedown,
     pytest_testnodeready,
@@ -24,6 +25,7 @@ from tests.suites.report import pytest_runtest_logreport, pytest_terminal_summar
 __all__ = [
     "pytest_collection_modifyitems",
     "pytest_configure",
+    "pytest_report_to_serializable",
     "pytest_runtest_logreport",
     "pytest_sessionfinish",
     "pytest_terminal_summary",

@@ -96,6 +96,22 @@ def pytest_testnodedown(node: Any, error: object | None) -> None:
         _crashed.append(node.gateway.id)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Any:
+    """What a process reports travels as UTF-8; names of files that are none come out escaped."""
+    return _printable((yield))
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_printable(item) for item in value)
+    return value
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Before pytest-xdist ends the processes, which it kills after 10 s. One that crashed between two tests fails the

@@ -72,8 +72,10 @@ class Contents:
         self.fetcher = Fetcher(session, cache, sizes, limits)
         self._ahead = Pool(lambda: self.fetcher.room_bytes)
         self.uploader = Uploader(session, sizes, limits, cache.store_object)
-        self.packer = Packer(session.send, self.uploader, sizes.object_bytes)
-        self._publisher = Publisher(session, sizes, limits, self.uploader, self.packer, trio.current_time, session.send)
+        self.packer = Packer(lambda ops: session.send(ops), self.uploader, sizes.object_bytes)
+        self._publisher = Publisher(
+            session, sizes, limits, self.uploader, self.packer, trio.current_time, lambda ops: session.send(ops)
+        )
         self._room = Room(folder, limits, self._files)
         self._upkeep = Upkeep(
             session, folder, cache, self._files, self._publisher, self._room, sizes, limits, spill, self.uploader
