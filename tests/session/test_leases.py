@@ -1,0 +1,239 @@
+"""Leases between clients: what is acknowledged at once is seen by all, survives its daemon, or is kept and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from s3vfs.errors import S3vfsError
+from s3vfs.namespace.ops import Setattr, SetattrMask
+from s3vfs.namespace.rows import LeaseId, Rows
+from s3vfs.objects.counting import Operation
+from s3vfs.objects.faults import Failure, Fault, Rule
+from s3vfs.session.options import LEASE_IDLE_S, SessionOptions
+from s3vfs.session.session import Session
+from tests.session.histories import run, scripted
+from tests.session.volume import Client, Place, create, names, now_ns
+
+BOTH = frozenset({Operation.GET, Operation.PUT})
+ROOT = 1
+
+
+class Killed(Exception):
+    """What ends a session as SIGKILL would."""
+
+
+async def leased(session: Session) -> None:
+    """Get the lease of the root with a first name, as the filesystem does."""
+    with session.view() as txn:
+        wishes = session.wish(Rows(txn), [ROOT])
+    assert wishes
+    verdicts = await session.commit([*wishes, create(session, b"first")])
+    assert [verdict.errno for verdict in verdicts] == [0] * len(verdicts)
+
+
+def acknowledged(session: Session, name: bytes) -> bool:
+    verdict = session.acknowledge(create(session, name))
+    return verdict is not None and not verdict.errno
+
+
+async def killed_after(client: Client, *acknowledged_names: bytes) -> None:
+    """A daemon that dies with these names acknowledged and not committed."""
+    with suppress(Killed):
+        async with client.mount() as one:
+            await leased(one)
+            for name in acknowledged_names:
+                assert acknowledged(one, name)
+            raise Killed
+
+
+def test_an_op_under_a_lease_is_answered_at_once_and_committed_within_a_second(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with place.client(1).mount() as one:
+            assert not acknowledged(one, b"too early")  # R7
+            await leased(one)
+            before = one.applied_seq
+            for number in range(50):
+                assert acknowledged(one, b"%d" % number)
+            assert one.applied_seq == before
+            assert len(names(one)) == 51
+            await trio.sleep(1)
+            assert one.applied_seq == before + 1
+            assert len(names(one)) == 51
+            assert one.status()["acknowledged_ops"] == 0
+
+    run(tmp_path, main)
+
+
+def test_who_reads_a_leased_directory_sees_everything_that_was_acknowledged(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with place.client(1).mount() as one, place.client(2).mount() as two:
+            await leased(one)
+            assert acknowledged(one, b"second")
+            await two.fresh(0)
+            began_s = trio.current_time()
+            await two.reach(ROOT)
+            assert names(two) == [b"first", b"second"]
+            assert trio.current_time() - began_s < 1.5
+            assert not acknowledged(one, b"third")
+            with one.view() as txn:
+                assert not one.wish(Rows(txn), [ROOT])  # the other one wants it, too
+
+    run(tmp_path, main)
+
+
+def test_what_a_lease_covers_nobody_else_changes(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with place.client(1).mount() as one, place.client(2).mount() as two:
+            await leased(one)
+            await two.fresh(0)
+            (verdict,) = await two.commit([create(two, b"intruder")])
+            assert verdict.errno
+            await two.clear(ROOT)
+            (verdict,) = await two.commit([create(two, b"guest")])
+            assert not verdict.errno
+
+    run(tmp_path, main)
+
+
+def test_a_lease_that_nobody_uses_is_given_back(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with place.client(1).mount() as one:
+            await leased(one)
+            assert one.status()["leases"] == 1
+            await trio.sleep(LEASE_IDLE_S + 2)
+            assert one.status()["leases"] == 0
+
+    run(tmp_path, main)
+
+
+def test_nothing_is_acknowledged_while_the_bucket_is_silent_for_five_seconds(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with client.mount() as one:
+            await leased(one)
+            script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
+            for _ in range(8):  # used all the time, so it is not given back
+                await trio.sleep(1)
+                acknowledged(one, b"at %d" % int(trio.current_time() * 1000))
+            assert not acknowledged(one, b"too late")  # R8
+            script.clear()
+
+    run(tmp_path, main)
+
+
+def test_a_holder_that_does_not_answer_loses_its_lease_and_its_work_is_kept_and_reported(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with client.mount() as one, place.client(2).mount() as two:
+            await leased(one)
+            script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
+            assert acknowledged(one, b"lost")
+            await two.fresh(0)
+            began_s = trio.current_time()
+            await two.reach(ROOT)
+            assert 10 <= trio.current_time() - began_s < 20
+            assert names(two) == [b"first"]
+            (verdict,) = await two.commit([create(two, b"lost")])
+            assert not verdict.errno
+            script.clear()
+            await trio.sleep(10)
+            await one.fresh(0)
+            assert one.base.replica.position == two.base.replica.position
+            assert names(one) == [b"first", b"lost"]
+            assert one.spill is not None
+            (kept,) = one.spill.list()
+            assert any("b'lost'" in change for change in kept.changes)
+            with pytest.raises(S3vfsError, match="acknowledged changes were lost"):
+                await one.barrier(ROOT)
+
+    run(tmp_path, main)
+
+
+def test_a_killed_daemon_loses_nothing(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        await killed_after(client, *(b"%d" % number for number in range(10)))
+        async with client.mount() as one:
+            assert one.resumed
+            assert len(names(one)) == 11
+            await one.barrier(ROOT)
+            async with place.client(2).mount() as two:
+                await two.reach(ROOT)
+                assert len(names(two)) == 11
+
+    run(tmp_path, main)
+
+
+def test_what_a_killed_daemon_had_acknowledged_is_kept_where_others_took_the_lease_since(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        await killed_after(client, b"lost")
+        async with place.client(2).mount() as two:
+            await two.reach(ROOT)
+            (verdict,) = await two.commit([create(two, b"lost")])
+            assert not verdict.errno
+        async with client.mount() as one:
+            assert one.spill is not None
+            assert len(one.spill.list()) == 1
+            assert names(one) == [b"first", b"lost"]
+
+    run(tmp_path, main)
+
+
+def test_the_bytes_of_a_close_are_in_the_record_of_the_names_before_it(tmp_path: Path) -> None:
+    """As the data room sends them: a SETATTR stands for the file's ops."""
+
+    class Company:
+        def __init__(self, session: Session) -> None:
+            self.session = session
+            self.closes: dict[int, LeaseId] = {}
+
+        def due(self) -> bool:
+            return bool(self.closes)
+
+        async def gather(self) -> Collection[LeaseId]:
+            closes, self.closes = self.closes, {}
+            await trio.sleep(0.5)  # the upload; names are acknowledged meanwhile
+            for ino, lease in closes.items():
+                op = Setattr(ino, SetattrMask.SIZE | SetattrMask.MTIME, 0, 0, 0, 7, 0, now_ns(), now_ns())
+                self.session.send_along([op], [lease])
+            return ()
+
+    async def main(place: Place) -> None:
+        async with place.client(1).mount() as one, place.client(2).mount() as two:
+            company = Company(one)
+            one.accompany(company)
+            await leased(one)
+            made = create(one, b"file")
+            assert one.acknowledge(made) is not None
+            lease = one.close_of(made.ino)
+            assert lease is not None
+            company.closes[made.ino] = lease
+            await trio.sleep(0.4)
+            assert acknowledged(one, b"after the close")
+            for _ in range(20):
+                await trio.sleep(0.1)
+                await two.fresh(0)
+                with two.view() as txn:
+                    rows = Rows(txn)
+                    inode = rows.inode(made.ino)
+                    assert inode is None or inode.size == 7
+                    assert inode is not None or b"after the close" not in names(two)
+            await two.reach(ROOT)
+            assert names(two) == [b"after the close", b"file", b"first"]
+
+    run(tmp_path, main)
+
+
+def test_leases_can_be_left_alone(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with place.client(1).mount(SessionOptions(leases=False)) as one:
+            with one.view() as txn:
+                assert one.wish(Rows(txn), [ROOT]) == []
+
+    run(tmp_path, main)
