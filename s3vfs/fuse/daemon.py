@@ -201,6 +201,7 @@ class MountDaemon:
             freshness_s=settings.freshness_s,
             offline=Offline(settings.offline),
             io_timeout_s=settings.io_timeout_s,
+            leases=settings.leases,
         )
         replica = await environment.run(
             partial(LmdbReplica.open, directory.index, volume=volume.uuid, boot_id=environment.boot_id)

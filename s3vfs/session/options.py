@@ -58,4 +58,4 @@ class SessionOptions:
     idle_poll_s: float = 10.0
     idle_after_s: float = 30.0
     low_interval_s: float = 300.0
-    leases: bool = True
+    leases: bool = False

@@ -21,6 +21,7 @@ from tests.session.volume import Client, Place, create, names, now_ns
 
 BOTH = frozenset({Operation.GET, Operation.PUT})
 ROOT = 1
+LEASED = SessionOptions(leases=True)
 
 
 class Killed(Exception):
@@ -44,7 +45,7 @@ def acknowledged(session: Session, name: bytes) -> bool:
 async def killed_after(client: Client, *acknowledged_names: bytes) -> None:
     """A daemon that dies with these names acknowledged and not committed."""
     with suppress(Killed):
-        async with client.mount() as one:
+        async with client.mount(LEASED) as one:
             await leased(one)
             for name in acknowledged_names:
                 assert acknowledged(one, name)
@@ -53,7 +54,7 @@ async def killed_after(client: Client, *acknowledged_names: bytes) -> None:
 
 def test_an_op_under_a_lease_is_answered_at_once_and_committed_within_a_second(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount() as one:
+        async with place.client(1).mount(LEASED) as one:
             assert not acknowledged(one, b"too early")  # R7
             await leased(one)
             before = one.applied_seq
@@ -71,7 +72,7 @@ def test_an_op_under_a_lease_is_answered_at_once_and_committed_within_a_second(t
 
 def test_who_reads_a_leased_directory_sees_everything_that_was_acknowledged(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount() as one, place.client(2).mount() as two:
+        async with place.client(1).mount(LEASED) as one, place.client(2).mount(LEASED) as two:
             await leased(one)
             assert acknowledged(one, b"second")
             await two.fresh(0)
@@ -88,7 +89,7 @@ def test_who_reads_a_leased_directory_sees_everything_that_was_acknowledged(tmp_
 
 def test_what_a_lease_covers_nobody_else_changes(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount() as one, place.client(2).mount() as two:
+        async with place.client(1).mount(LEASED) as one, place.client(2).mount(LEASED) as two:
             await leased(one)
             await two.fresh(0)
             (verdict,) = await two.commit([create(two, b"intruder")])
@@ -102,7 +103,7 @@ def test_what_a_lease_covers_nobody_else_changes(tmp_path: Path) -> None:
 
 def test_a_lease_that_nobody_uses_is_given_back(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount() as one:
+        async with place.client(1).mount(LEASED) as one:
             await leased(one)
             assert one.status()["leases"] == 1
             await trio.sleep(LEASE_IDLE_S + 2)
@@ -114,7 +115,7 @@ def test_a_lease_that_nobody_uses_is_given_back(tmp_path: Path) -> None:
 def test_nothing_is_acknowledged_while_the_bucket_is_silent_for_five_seconds(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
-        async with client.mount() as one:
+        async with client.mount(LEASED) as one:
             await leased(one)
             script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
             for _ in range(8):  # used all the time, so it is not given back
@@ -129,7 +130,7 @@ def test_nothing_is_acknowledged_while_the_bucket_is_silent_for_five_seconds(tmp
 def test_a_holder_that_does_not_answer_loses_its_lease_and_its_work_is_kept_and_reported(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
-        async with client.mount() as one, place.client(2).mount() as two:
+        async with client.mount(LEASED) as one, place.client(2).mount(LEASED) as two:
             await leased(one)
             script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
             assert acknowledged(one, b"lost")
@@ -158,11 +159,11 @@ def test_a_killed_daemon_loses_nothing(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client = place.client(1)
         await killed_after(client, *(b"%d" % number for number in range(10)))
-        async with client.mount() as one:
+        async with client.mount(LEASED) as one:
             assert one.resumed
             assert len(names(one)) == 11
             await one.barrier(ROOT)
-            async with place.client(2).mount() as two:
+            async with place.client(2).mount(LEASED) as two:
                 await two.reach(ROOT)
                 assert len(names(two)) == 11
 
@@ -173,11 +174,11 @@ def test_what_a_killed_daemon_had_acknowledged_is_kept_where_others_took_the_lea
     async def main(place: Place) -> None:
         client = place.client(1)
         await killed_after(client, b"lost")
-        async with place.client(2).mount() as two:
+        async with place.client(2).mount(LEASED) as two:
             await two.reach(ROOT)
             (verdict,) = await two.commit([create(two, b"lost")])
             assert not verdict.errno
-        async with client.mount() as one:
+        async with client.mount(LEASED) as one:
             assert one.spill is not None
             assert len(one.spill.list()) == 1
             assert names(one) == [b"first", b"lost"]
@@ -205,7 +206,7 @@ def test_the_bytes_of_a_close_are_in_the_record_of_the_names_before_it(tmp_path:
             return ()
 
     async def main(place: Place) -> None:
-        async with place.client(1).mount() as one, place.client(2).mount() as two:
+        async with place.client(1).mount(LEASED) as one, place.client(2).mount(LEASED) as two:
             company = Company(one)
             one.accompany(company)
             await leased(one)
@@ -232,7 +233,7 @@ def test_the_bytes_of_a_close_are_in_the_record_of_the_names_before_it(tmp_path:
 
 def test_leases_can_be_left_alone(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount(SessionOptions(leases=False)) as one:
+        async with place.client(1).mount() as one:
             with one.view() as txn:
                 assert one.wish(Rows(txn), [ROOT]) == []
 
