@@ -38,11 +38,10 @@ class Attributes(Core):
         lost, mode = 0, new.mode
         if (new.size, new.uid, new.gid) != (None, None, None):
             lost = self._lost_privileges(ino, caller)
-        if new == NewAttributes():  # chown(2) to nobody in particular: all that it does is to take privileges away
-            lost = self._lost_privileges(ino, caller)
-            if lost and caller.uid != self._look(ino).inode.uid:
-                raise PosixError(errno.EPERM)  # it changes the mode, which is the owner's to do
-            lost |= SetattrMask.PRIVILEGES
+        if new == NewAttributes():
+            # chown(2) to nobody in particular, or, by a writer who need not own the file, what goes before a write: all
+            # that it does is to take privileges away.
+            lost = SetattrMask.PRIVILEGES | self._lost_privileges(ino, caller)
         elif new.size is not None and mode is not None:
             # No call sets both: the kernel takes privileges away, from a mode that may no longer be the present one.
             lost, mode = lost | SetattrMask.PRIVILEGES, None

@@ -254,17 +254,6 @@ def test_a_truncate_by_a_read_only_open_is_published_by_that(tmp_path: Path) -> 
     run(tmp_path, test)
 
 
-def test_a_chown_to_nobody_in_particular_is_refused_where_it_would_change_anothers_mode(tmp_path: Path) -> None:
-    async def test(client: Client) -> None:
-        _, found = await client.fs.create(ROOT_INO, b"f", 0o4755, os.O_WRONLY, ROOT)
-        with Refused(errno.EPERM):
-            await client.fs.setattr(found.ino, NewAttributes(), SOMEONE)
-        assert (await client.fs.setattr(found.ino, NewAttributes(), ROOT)).inode.mode & 0o7777 == 0o755
-        await client.fs.setattr(found.ino, NewAttributes(), SOMEONE)  # nothing is left to take away
-
-    run(tmp_path, test)
-
-
 def test_handles_end_with_the_mount(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         handle, found = await client.fs.create(ROOT_INO, b"f", 0o644, os.O_WRONLY, ROOT)

@@ -97,20 +97,6 @@ def test_a_truncate_by_a_read_only_open_is_done_when_that_closes(new_world: Worl
     )
 
 
-def test_a_chown_to_nobody_in_particular_takes_privileges_for_the_owner_only(new_world: WorldMaker) -> None:
-    new_world().replay(
-        [
-            ("open", (0, "d", RDWR_CREATE, 0o2745), 0),
-            ("fchown", (0, -1, -1), 1),
-            ("open", (1, "e", RDWR_CREATE, 0o745), 0),
-            ("fchown", (1, -1, -1), 1),
-            ("open", (2, "f", RDWR_CREATE, 0o2745), 1),
-            ("fchown", (2, -1, -1), 1),
-            ("observe", (), 0),
-        ]
-    )
-
-
 def test_attribute_names_need_more_than_their_prefix(new_world: WorldMaker) -> None:
     new_world().replay(
         [
