@@ -14,7 +14,7 @@ from s3vfs.errors import PosixError
 from s3vfs.namespace.limits import EXTENTS_PER_CLONE
 from s3vfs.namespace.ops import Clone
 from s3vfs.namespace.rows import Rows
-from s3vfs.namespace.verdict import STALE
+from s3vfs.namespace.verdict import COVERED, STALE
 
 # Lost evaluations in a row: each means that another node has changed the source meanwhile.
 _ATTEMPTS = 20
@@ -47,7 +47,9 @@ class Cloner:
                 code = await self._commit(file, op)
                 if not code:
                     return count
-                if last or code not in _SOURCE_CHANGED:
+                if code == COVERED:
+                    await self._session.clear(source.ino, file.ino)
+                elif last or code not in _SOURCE_CHANGED:
                     raise PosixError(errno.ESTALE if code == errno.ENOENT else code)
             raise AssertionError("not reached")
 

@@ -39,6 +39,7 @@ from s3vfs.errors import Damaged, ObjectMissing, PosixError, S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp, Append
 from s3vfs.namespace.rows import Inode, Rows
+from s3vfs.namespace.verdict import COVERED
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -302,6 +303,10 @@ class Contents:
         file.committing += 1
         try:
             (verdict,) = await self.packer.send(Parcel(len(view), fill, ops_at))
+            while verdict.errno == COVERED:  # another session's lease: it gives it back, and then it counts
+                await self._session.fresh(0)
+                await self._session.clear(ino)
+                (verdict,) = await self.packer.send(Parcel(len(view), fill, ops_at))
         finally:
             file.committing -= 1
             self._upkeep.retire(file)

@@ -82,6 +82,10 @@ class DataSession(Protocol):
         asking for its verdicts raises those, and StoreUnreachable when its fate is not known in time."""
         ...
 
+    async def clear(self, *inos: int) -> None:
+        """Returns when no other session's lease covers any of them, as far as this client knows."""
+        ...
+
     def close_of(self, ino: int) -> LeaseId | None:
         """The lease under which a close of the file may be acknowledged now: it is noted, and its bytes are to be sent
         along by the companion. None: the close waits for its record. No checkpoint."""

@@ -30,6 +30,7 @@ from s3vfs.data.whereabouts import path_of
 from s3vfs.data.working import WorkingFile
 from s3vfs.errors import PosixError, S3vfsError, SessionFenced
 from s3vfs.namespace.rows import Inode, Rows
+from s3vfs.namespace.verdict import COVERED
 
 _log = logging.getLogger(__name__)
 
@@ -165,9 +166,10 @@ class Upkeep:
                         await self._publisher.publish(file.working)
                     break
                 except PosixError as error:
-                    if error.errno not in (errno.ESTALE, errno.ENOENT) or last:
+                    if error.errno not in (errno.ESTALE, errno.ENOENT, COVERED) or last:
                         raise
                     await self._session.fresh(0)
+                    await self._session.clear(file.ino)
                     if self._inode(file.ino) is None:
                         self._drop(file)
                         return

@@ -180,6 +180,9 @@ class Client:
 
     # No leases here: every close waits for its record.
 
+    async def clear(self, *inos: int) -> None:
+        await trio.lowlevel.checkpoint()
+
     def close_of(self, ino: int) -> None:
         return None
 

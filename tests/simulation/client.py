@@ -107,7 +107,7 @@ class Client:
         self.replica, self.boot = disk.replica.copy(), disk.boot
         self.lost = self.disk_replaced = True
         for path in self.folder.iterdir():
-            if path.name == "working":
+            if path.name in ("working", "queue"):
                 shutil.rmtree(path)
             elif path.name not in ("lock", "spill", "index"):
                 path.unlink()

@@ -30,6 +30,8 @@ class Losses:
             if kept.folder.name in self._seen:
                 continue
             self._seen.add(kept.folder.name)
+            if kept.changes:
+                continue  # of names and attributes
             data = (kept.folder / "bytes").read_bytes()
             ranges = spilled.setdefault(kept.ino, {})
             for offset, length in kept.ranges:

@@ -305,6 +305,7 @@ class Auditor(_Program):
         durable, beginnings = file.durable, file.beginnings
         try:
             await self._life.session.fresh(0)
+            await self._life.session.clear(ROOT_INO)  # as who comes by a name does
             seen = await self._whole(file.ino)
         except PosixError as error:
             if file.gone:
@@ -335,6 +336,7 @@ class Holder(_Program):
         durable, beginnings = file.durable, file.beginnings
         try:
             await self._life.session.fresh(0)
+            await self._life.session.clear(ROOT_INO)
             handle = await self._fs.open(file.ino, os.O_RDONLY, ROOT)
         except PosixError as error:
             if file.gone and error.errno == errno.ESTALE:
