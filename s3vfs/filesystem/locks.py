@@ -90,7 +90,7 @@ class Locks(Files):
                 await self._give_back(known, ino, start, end)
             return
         async with self._asking(handle, ino, owner, flock, pid) as asking:
-            await self._session.reach(ino)  # what others were told of it before is seen under the lock
+            await self._session.clear(ino)  # what others were told of it before is seen under the lock
             await self._keeper.drained((asking.number, ino))
             number_kind = (0 if flock else FCNTL) | (EXCLUSIVE if kind is LockKind.EXCLUSIVE else 0)
             await self._acquire(asking, ino, Lock(ino, asking.number, start, end, number_kind, wait))

@@ -256,7 +256,9 @@ def test_a_flock_belongs_to_the_open_file_and_goes_with_its_last_close(served: S
     ]
     assert all((note["flock"], note["start"], note["end"]) == (True, 0, TO_THE_END) for note in notes)
     assert notes[0]["owner"] == notes[1]["owner"] != notes[2]["owner"] == notes[3]["owner"]
-    assert [note["owner"] for note in served.notes("release")] in ([], [notes[2]["owner"]])
+    # Owner 0: a handle without locks, which an earlier test has closed.
+    released = [note["owner"] for note in served.notes("release") if note["owner"]]
+    assert released in ([], [notes[2]["owner"]])
     os.close(first)
     assert notes[0]["owner"] not in [note["owner"] for note in served.notes("release")]
     os.close(copy)
