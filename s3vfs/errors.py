@@ -189,3 +189,8 @@ class ArchiveDamaged(WorkspaceError):
     """An archive contradicts its own checksums."""
 
     exit_code = 7
+
+
+def acknowledged_lost(reason: str) -> S3vfsError:
+    """What fsync and close of an inode say whose acknowledged changes could not be committed (R10, EIO)."""
+    return S3vfsError(f"acknowledged changes were lost: {reason}", hint="s3vfs status names where they are kept")

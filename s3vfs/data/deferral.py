@@ -25,7 +25,7 @@ from s3vfs.data.packer import Packer
 from s3vfs.data.protocol import DataSession, Limits, Pledge, Sizes
 from s3vfs.data.publish import ONE_COMMIT_HOLES, ONE_COMMIT_PIECES, Publisher
 from s3vfs.data.upload import Uploader
-from s3vfs.errors import PosixError, S3vfsError, SessionFenced
+from s3vfs.errors import PosixError, S3vfsError, SessionFenced, acknowledged_lost
 from s3vfs.namespace.ops import AnyOp
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.verdict import COVERED
@@ -173,7 +173,7 @@ class Deferral:
             inode = Rows(txn).inode(file.ino)
         if inode is None or not inode.nlink:
             if inode is None and (reason := self._session.lost(file.ino)) is not None:
-                await self._give_up(file, _lost(reason))
+                await self._give_up(file, acknowledged_lost(reason))
             elif inode is None:
                 self._drop(file)
             return
@@ -185,7 +185,7 @@ class Deferral:
             await self._give_up(file, error)
         except PosixError as error:
             if error.errno in (errno.ESTALE, COVERED):
-                await self._give_up(file, _lost("the lease was gone before this close was in the bucket"))
+                await self._give_up(file, acknowledged_lost("the lease was gone before this close was in the bucket"))
             else:
                 self._report(file, error)
         except S3vfsError as error:
@@ -206,7 +206,3 @@ class Deferral:
         for ino in leases:
             self._leaving[ino][0].sent.set()
         return pledge
-
-
-def _lost(reason: str) -> S3vfsError:
-    return S3vfsError(f"acknowledged changes were lost: {reason}", hint="s3vfs status names where they are kept")

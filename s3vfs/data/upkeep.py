@@ -28,7 +28,7 @@ from s3vfs.data.room import Room
 from s3vfs.data.upload import Uploader
 from s3vfs.data.whereabouts import path_of
 from s3vfs.data.working import WorkingFile
-from s3vfs.errors import PosixError, S3vfsError, SessionFenced
+from s3vfs.errors import PosixError, S3vfsError, SessionFenced, acknowledged_lost
 from s3vfs.namespace.rows import Inode, Rows
 from s3vfs.namespace.verdict import COVERED
 
@@ -150,7 +150,7 @@ class Upkeep:
         inode = self._inode(file.ino)
         if inode is None or (inode.nlink == 0 and not orphans):
             if inode is None and (reason := self._session.lost(file.ino)) is not None:
-                await self._lose(file, S3vfsError(f"acknowledged changes were lost: {reason}", hint="see s3vfs status"))
+                await self._lose(file, acknowledged_lost(reason))
                 assert file.failure is not None
                 raise again(file.failure)
             if inode is None:

@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from s3vfs.environment import Environment
-from s3vfs.errors import S3vfsError, StoreUnreachable
+from s3vfs.errors import StoreUnreachable
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.leases import leases_touched
 from s3vfs.namespace.ops import AnyOp, NumberedOp, encode_op, inodes_of
@@ -68,7 +68,6 @@ class Acknowledged:
         self._settled_parts: list[int] = []
         self._lost_inos: dict[int, str] = {}
         self._closes: dict[int, LeaseId] = {}
-        self.count = 0
         pipeline.cut = self._queue_log.cut
         pipeline.settled = self._part_settled
         base.follow = self._follow
@@ -111,7 +110,6 @@ class Acknowledged:
             self._overlay.withdraw(txn, [numbered.number])
             return None
         self._pipeline.stage(numbered, wire, partial(self._fate, numbered))
-        self.count += 1
         return verdict
 
     def close_of(self, ino: int) -> LeaseId | None:
@@ -284,8 +282,3 @@ def described(op: AnyOp) -> str:
     """An op in words, for a user who looks for what was lost."""
     fields = {name: getattr(op, name) for name in op.__struct_fields__}
     return f"{type(op).__name__.upper()} " + " ".join(f"{name}={value!r}" for name, value in fields.items())
-
-
-def as_error(reason: str) -> S3vfsError:
-    """What fsync and close of an inode say whose acknowledged changes were lost (EIO)."""
-    return S3vfsError(f"acknowledged changes were lost: {reason}", hint="s3vfs status names where they are kept")

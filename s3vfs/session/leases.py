@@ -125,13 +125,6 @@ class Leases:
             held.used_at_s = now_s
         return self.strong()
 
-    def covers_directory(self, rows: Rows, directory: int) -> bool:
-        """Whether what base and overlay show of the directory is the newest there is."""
-        if not self._held:
-            return False
-        lease = lease_of_directory(rows, directory)
-        return lease is not None and self.relied_on([lease])
-
     def covering(self, rows: Rows, ino: int) -> LeaseId | None:
         """The own lease that covers the inode and may be relied on now."""
         lease = covering(rows, ino) if self._held else None

@@ -177,10 +177,6 @@ class Pipeline:
         """Whether `enqueue` takes ops."""
         return not self._closed and self._base.refusal() is None
 
-    @property
-    def staged_bytes(self) -> int:
-        return 0 if self._batch is None else self._batch.size_bytes
-
     def awaits(self, inos: Collection[int]) -> bool:
         """Whether an op that is not acknowledged, so may yet be refused, names one of these inodes."""
         return any(ino in self._awaited for ino in inos)

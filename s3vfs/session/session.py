@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from s3vfs.environment import Environment
-from s3vfs.errors import ReadOnly, S3vfsError, StoreUnreachable, Unpublished
+from s3vfs.errors import ReadOnly, S3vfsError, StoreUnreachable, Unpublished, acknowledged_lost
 from s3vfs.journal.protocol import Journal
 from s3vfs.namespace.ops import AnyOp, Beat, End
 from s3vfs.namespace.rows import LeaseId, Rows
@@ -23,7 +23,7 @@ from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
 from s3vfs.objects.protocol import Store
 from s3vfs.replica.protocol import Replica
-from s3vfs.session.acknowledged import Acknowledged, as_error
+from s3vfs.session.acknowledged import Acknowledged
 from s3vfs.session.appender import Appender
 from s3vfs.session.base import Base, Listener
 from s3vfs.session.counters import SessionCounters
@@ -277,7 +277,7 @@ class Session:
         """Raises EIO where acknowledged changes of one of these inodes were lost (R10)."""
         for ino in inos:
             if (reason := self.lost(ino)) is not None:
-                raise as_error(reason)
+                raise acknowledged_lost(reason)
 
     def landed(self, incarnation: int, number: int) -> bool:
         """Whether op `number` that this session sent as `incarnation` is in the journal, whatever its verdict. For a
