@@ -146,6 +146,10 @@ class Mount:
         finally:
             self.thaw()
 
+    def sync(self) -> None:
+        """`s3vfs sync`: returns when all that this mount has answered is in the bucket."""
+        subprocess.run([*_COMMAND, "sync", str(self.path)], check=True, capture_output=True)
+
     def umount(self) -> int:
         """`s3vfs umount`: returns the daemon's exit code, after everything has been published."""
         subprocess.run([*_COMMAND, "umount", str(self.path)], check=True, capture_output=True)

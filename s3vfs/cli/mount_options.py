@@ -56,7 +56,7 @@ OPTIONS = (
         "SIZE",
         "close waits for the bucket when more than this is left to publish; 0 always waits [8MiB]",
     ),
-    Option("leases", "leases", None, "", "ask for leases: local speed for names and small files (experimental) [off]"),
+    Option("leases", "leases", None, "", "local speed for names and small files where no other mount works [on]"),
     Option("io_timeout", "io_timeout_s", parse_seconds, "S", "EIO when the bucket has not answered for S s [120]"),
     Option(
         "offline", "offline", _offline, "stale|error", "while the bucket is away: serve what is here, or fail [stale]"

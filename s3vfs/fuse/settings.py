@@ -31,7 +31,7 @@ class MountSettings:
     cache_size_bytes: int = 20 << 30
     freshness_s: float = 0.1
     durable_close_above_bytes: int = 8 << 20
-    leases: bool = False
+    leases: bool = True
     io_timeout_s: float = 120.0
     offline: Literal["stale", "error"] = "stale"
     memory_bytes: int = 512 << 20
