@@ -323,6 +323,7 @@ class Contents:
         file = self._files.get(ino)
         if file is not None:
             await self._upkeep.publish(file)
+            self._upkeep.tell(file)
 
     async def close(self, ino: int) -> None:
         """As `publish`; where a lease allows it and little is left, at once: the bytes follow together with the names
@@ -330,6 +331,7 @@ class Contents:
         file = self._files.get(ino)
         if file is not None:
             await self._upkeep.close(file)
+            self._upkeep.tell(file)
 
     async def publish_all(self) -> None:
         """sync and umount: every file. Raises the first failure after having tried all of them."""
@@ -338,13 +340,13 @@ class Contents:
     def failure(self, ino: int) -> S3vfsError | None:
         """Why the last publish of the inode failed, while its bytes are not in the journal (R10)."""
         file = self._files.get(ino)
-        return None if file is None else file.failure
+        return None if file is None else file.failure or file.untold
 
     def acknowledge(self, ino: int) -> None:
         """The user has seen the failure: stop reporting it. Unpublished bytes that can still go on do."""
         file = self._files.get(ino)
         if file is not None:
-            file.failure = None
+            file.failure = file.untold = None
             self._upkeep.retire(file)
 
     def status(self) -> dict[str, Any]:
@@ -364,11 +366,11 @@ class Contents:
                 {
                     "ino": file.ino,
                     "path": os.fsdecode(self._path(file.ino)),
-                    "error": str(file.failure),
-                    "lost": file.lost,
+                    "error": str(error),
+                    "lost": file.lost or file.untold is not None,
                 }
                 for file in self._files.values()
-                if file.failure is not None
+                if (error := file.failure or file.untold) is not None
             ],
         }
 

@@ -140,8 +140,9 @@ class Upkeep:
         """Every file with unpublished changes."""
         await gather([partial(self.publish, file) for file in self._dirty()])
         for file in list(self._files.values()):
-            if file.failure is not None:
-                raise again(file.failure)
+            error = file.failure or file.untold
+            if error is not None:
+                raise again(error)
 
     def _dirty(self) -> list[OpenFile]:
         return [file for file in self._files.values() if file.working.dirty and not file.lost]
@@ -254,8 +255,11 @@ class Upkeep:
     def retire(self, file: OpenFile) -> None:
         """Let go of a file that nobody has open. Clean bytes that are whole sectors of objects become the cache's
         entry of this version, by rename: no handle is left, so no writer can exist (R14)."""
+        if file.lost and not file.in_use and self._fenced is None and not file.publishing.locked():
+            self._begin_anew(file)
+            return
         inode = None
-        if not (file.readers or file.writers or file.committing) and file.working.dirty and not file.lost:
+        if not file.in_use and file.working.dirty and not file.lost:
             inode = self._inode(file.ino)
             if (inode is not None and inode.nlink) or self._session.lost(file.ino) is not None:
                 return
@@ -278,6 +282,22 @@ class Upkeep:
         file.working.discard()
         self._publisher.forget(file.ino)
         file.failure = None
+
+    def _begin_anew(self, file: OpenFile) -> None:
+        """What was lost of the file is kept elsewhere, and nobody has it open any more: who opens it now sees what the
+        journal has, and is told."""
+        self._forget(file)
+        if self._inode(file.ino) is not None:
+            place = (self._folder, file.ino, self._session.environment.boot_id, self._session.sid)
+            working = WorkingFile.place(*place, self._sizes.object_bytes)
+            self._files[file.ino] = OpenFile(file.ino, working, untold=file.failure)
+
+    def tell(self, file: OpenFile) -> None:
+        """Raises a loss that nobody has been told of yet (R10)."""
+        error, file.untold = file.untold, None
+        if error is not None:
+            self.retire(file)
+            raise again(error)
 
     def _forget(self, file: OpenFile) -> None:
         self._publisher.forget(file.ino)
@@ -320,6 +340,7 @@ class Upkeep:
             file.working.discard()
             with local_disk():
                 file.working.remove()
+        self.retire(file)
 
     async def _keep(self, working: WorkingFile, reason: str) -> None:
         ranges = [(start, end - start) for start, end in working.unpublished()]
