@@ -49,12 +49,13 @@ def crash(here: Mount, there: Mount, workers: list[Worker], chance: random.Rando
         worker.adopt(there.path)
 
 
-def crashes(volume: Volume, rounds: int, seed: int) -> None:
+def crashes(volume: Volume, rounds: int, seed: int, *options: str, wipes: bool = False) -> None:
+    """`wipes`: every fourth time the disk is lost with the daemon, and work that was only answered with it."""
     chance = random.Random(seed)
-    here, there = volume.mount("--freshness", "0"), volume.mount("--freshness", "0")
+    here, there = volume.mount("--freshness", "0", *options), volume.mount("--freshness", "0")
     workers = [Worker(here.path, f"w{number}", seed + number) for number in range(_WORKERS)]
     for number in range(rounds):
-        crash(here, there, workers, chance, wipe=number % 4 == 3)
+        crash(here, there, workers, chance, wipe=wipes and number % 4 == 3)
     assert here.umount() == 0
     assert there.umount() == 0
     assert fsck.check(volume.url).problems == []
@@ -64,7 +65,17 @@ def test_acknowledged_work_survives_kill_9_at_any_moment(volume: Volume) -> None
     crashes(volume, 4, seed=1)
 
 
+def test_without_leases_it_survives_the_loss_of_the_disk_too(volume: Volume) -> None:
+    crashes(volume, 4, 1, "--no-leases", wipes=True)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(10, 14))
 def test_acknowledged_work_survives_many_kills(volume: Volume, seed: int) -> None:
     crashes(volume, 20, seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10, 14))
+def test_without_leases_it_survives_many_lost_disks_too(volume: Volume, seed: int) -> None:
+    crashes(volume, 20, seed, "--no-leases", wipes=True)
