@@ -65,9 +65,11 @@ def test_a_directory_without_a_volume_is_refused(tmp_path: Path) -> None:
 def test_a_record_with_a_flipped_bit_stops_the_client_read_only(volume: Volume) -> None:
     here = volume.mount(quiet=False)
     (here.path / "kept").write_bytes(b"kept")
+    here.sync()
     there = volume.mount(quiet=False)
     there.freeze()
     (here.path / "later").write_bytes(b"later")
+    here.sync()
     flip_bit(records(volume)[-1], 40)
     there.thaw()
     eventually(lambda: any("read-only" in str(line.get("message")) for line in there.log_lines()), within_s=15)

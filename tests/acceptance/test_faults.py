@@ -114,7 +114,7 @@ def test_uncached_work_fails_with_eio_after_io_timeout_and_cached_work_goes_on(
     wired_volume: Volume, wire: ProxyProcess
 ) -> None:
     """DESIGN 7, "when the bucket does not answer", with `--offline stale`."""
-    here = wired_volume.mount("--io-timeout", "4", quiet=False)
+    here = wired_volume.mount("--io-timeout", "4", "--no-leases", quiet=False)
     (here.path / "known").write_bytes(b"cached")
     assert (here.path / "known").read_bytes() == b"cached"
     wire.refuse()
@@ -129,7 +129,7 @@ def test_uncached_work_fails_with_eio_after_io_timeout_and_cached_work_goes_on(
 
 
 def test_offline_error_refuses_what_it_cannot_check(wired_volume: Volume, wire: ProxyProcess) -> None:
-    here = wired_volume.mount("--io-timeout", "3", "--offline", "error", "--freshness", "0", quiet=False)
+    here = wired_volume.mount("--io-timeout", "3", "--offline", "error", "--freshness", "0", "--no-leases", quiet=False)
     (here.path / "known").write_bytes(b"cached")
     wire.refuse()
     with pytest.raises(OSError, match="Input/output error"):
