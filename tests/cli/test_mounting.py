@@ -251,10 +251,13 @@ def test_a_signal_to_a_mount_in_the_foreground_unmounts_publishes_and_ends(
 def test_work_that_cannot_be_published_is_told_with_10_and_kept(place: Place) -> None:
     mountpoint = place.format().mount("mnt", "--io-timeout=1")
     (mountpoint / "before").write_text("published")
+    s3vfs("sync", mountpoint).ok()
     bucket, away = place.folder / "volume", place.folder / "volume-away"
     descriptor = os.open(mountpoint / "file", os.O_CREAT | os.O_WRONLY)
     os.write(descriptor, b"acknowledged by write")
     bucket.rename(away)
+    with pytest.raises(OSError, match=r"\[Errno"):
+        os.fsync(descriptor)
     with pytest.raises(OSError, match=r"\[Errno"):
         os.close(descriptor)
     s3vfs("sync", mountpoint).fails(10, "not in the bucket", str(place.cache()))

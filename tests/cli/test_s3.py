@@ -60,6 +60,7 @@ def test_a_volume_on_s3_from_format_to_destroy(s3: S3Commands) -> None:
     secret = s3.server.secret_key
     assert secret not in Path(f"/proc/{daemon_of(mountpoint)}/cmdline").read_text()
     (mountpoint / "file").write_bytes(b"content" * 1000)
+    s3.run("sync", mountpoint).ok()
     shown = s3.run("status", "--json", mountpoint)
     assert shown.json()["requests"]["bulk_put"]["bytes_sent"] == 7000
     assert secret not in shown.out
