@@ -79,6 +79,21 @@ def test_what_waits_already_is_not_sent_twice() -> None:
         assert kernel.names == [(1, b"first"), (1, b"again")]
 
 
+def test_a_name_waits_until_its_last_drop_is_delivered() -> None:
+    kernel = Kernel()
+    kernel.may_answer.clear()
+    name = (1, b"name")
+    with running(kernel) as invalidator:
+        invalidator.entry(*name)
+        assert kernel.blocked.wait(10)
+        assert invalidator.name_waiting(*name)
+        invalidator.entry(*name)  # the first drop may have come too early for what the kernel was given since
+        kernel.may_answer.set()
+        delivered = [eventually(lambda: next(invalidator.delivered(), None)) for _ in range(2)]
+        assert delivered == [name, name]
+        assert not invalidator.name_waiting(*name)
+
+
 def test_a_busy_directory_holds_up_neither_attributes_nor_others() -> None:
     kernel = Kernel()
     kernel.may_answer.clear()
