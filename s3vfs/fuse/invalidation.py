@@ -147,7 +147,9 @@ class _Lane(Generic[_Key]):
         now_s = time.monotonic()
         for queue in self._due:
             while queue and queue[0][0] <= now_s:
-                self._keys[queue.popleft()[1]] = None
+                key = queue.popleft()[1]
+                if key in self.missed:  # told meanwhile: once more would only spoil what the kernel asks for just now
+                    self._keys[key] = None
 
 
 class Invalidator:

@@ -12,8 +12,11 @@ older than it may be (second_tries.py). A call that has passed a name before the
 it is kept from running, or waits for a look-up below. So names are remembered for a while after they were dropped, and
 for as long as a request is being handled that came before that.
 
-*Sizes.* A reader's kernel cuts reads at the size that it has cached, so an open also waits until attributes that have
-changed are withdrawn.
+*Sizes.* A reader's kernel cuts reads at the size that it has. It asks for that before read(2) only: a mapping, sendfile
+and copy_file_range take what it has, withdrawn or not, and only a reply gives it another one. So an open of an inode
+whose contents others have changed, and of which the kernel was not given attributes since, is sent back in the same
+way, once the old ones are withdrawn: the look-up brings the size along. (Attributes in a reply count for nothing where
+the kernel was told to drop them after it had asked.)
 
 *Pages.* An open keeps the kernel's pages only where nobody else has changed the contents since the kernel last dropped
 them. Else pages are dropped by the kernel itself when refreshed attributes show another size or mtime
@@ -44,6 +47,8 @@ from s3vfs.namespace.changes import Changes
 LINGER_S = 2.0
 # Where threads cannot be told apart an open waits for that time instead, so it is shorter: without look-ups below.
 IN_FLIGHT_S = 0.1
+# Of so many inodes it is remembered since when the kernel has dropped their size; of others the next open costs a walk.
+_MOST_TOLD = 10_000
 # An open waits so long for the kernel to drop what is outdated, and looks so often.
 UNLEARN_S = 2.0
 UNLEARN_POLL_S = 0.002
@@ -128,18 +133,36 @@ class KernelCache:
         self._dropped: deque[_Outdated] = deque()
         # Attributes that were given while the inode was open here, and that no write has made the kernel forget.
         self._given_open: dict[int, Found] = {}
+        # Inodes whose size the kernel may have from before a foreign change; since when it has dropped it, for some.
+        self._resized = InodeSet()
+        self._resized_told_s: dict[int, float] = {}
         self.second_tries = SecondTries(namespace.lineage, now_s)
         # Opens that are being handled, and when each arrived: the oldest first.
         self._arrivals_s: dict[object, float] = {}
 
     # -- what goes to the kernel ------------------------------------------------------------------------------------
 
-    def gave(self, found: Found) -> None:
-        """A reply names this inode or has its attributes."""
+    def gave(self, found: Found, asked_s: float | None = None) -> None:
+        """A reply names this inode or has its attributes. `asked_s`: when the request came, if the kernel takes them
+        unless they were withdrawn since."""
         ino = found.ino
         self._given.add(ino)
+        if asked_s is not None and ino in self._resized and self._told_s(ino) < asked_s:
+            self._resized.discard(ino)
+            del self._resized_told_s[ino]
         if self._namespace.is_open(ino):
             self._given_open[ino] = found
+
+    def _told_s(self, ino: int) -> float:
+        """Since when the kernel is known to have dropped the attributes of a resized inode."""
+        told_s = self._resized_told_s.get(ino)
+        if told_s is None:
+            if self._invalidations.attributes_waiting(ino):
+                return math.inf
+            if len(self._resized_told_s) >= _MOST_TOLD:
+                self._resized_told_s.clear()
+            told_s = self._resized_told_s[ino] = self._now_s()
+        return told_s
 
     def wrote(self, ino: int) -> None:
         """The kernel has sent a write, and with that forgotten size, times and blocks."""
@@ -204,6 +227,9 @@ class KernelCache:
             return
         for ino in changes.contents:
             self._pages.discard(ino)
+            if ino in self._given:
+                self._resized.add(ino)
+                self._resized_told_s.pop(ino, None)
         for ino in changes.inodes:
             self._settled.discard(ino)
             if ino in self._given or ino in changes.acls:  # the kernel keeps ACLs for as long as the inode
@@ -219,7 +245,9 @@ class KernelCache:
         self._pages.clear()
         self._settled.clear()
         self._given_open.clear()
+        self._resized_told_s.clear()
         for ino in self._given:
+            self._resized.add(ino)
             self._invalidations.attributes(ino)
 
     def _withdraw(self, ino: int, name: Name) -> None:
@@ -286,6 +314,15 @@ class KernelCache:
         """Return when the kernel has dropped those names. Bounded: a request in the same directory may hold up the
         notification for as long as the bucket is silent."""
         await _until(lambda: not self.may_be_outdated(ino, self._now_s(), linger_s=IN_FLIGHT_S))
+
+    async def size_outdated(self, ino: int) -> bool:
+        """Whether the kernel may have the size from before a foreign change, and needs to be given another one. If so,
+        returns when the old one is withdrawn: what it asks for from now on counts. Bounded."""
+        if ino not in self._resized:
+            return False
+        await self.attributes_withdrawn(ino)
+        self._told_s(ino)
+        return True
 
     async def attributes_withdrawn(self, ino: int) -> None:
         """Return when the kernel, which has this inode now, has dropped those attributes of it that a record has

@@ -60,7 +60,7 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
 
 
 class Operations(pyfuse3.Operations):
-    """One mount's handlers. `now_s`: a clock for the pace of complaints only."""
+    """One mount's handlers. `now_s`: the kernel cache's clock."""
 
     supports_dot_lookup = True
     enable_writeback_cache = False  # the kernel would ignore sizes and times that other clients set
@@ -82,10 +82,11 @@ class Operations(pyfuse3.Operations):
         self._kernel = kernel
         self._entry_timeout_s = entry_timeout_s
         self._attribute_timeout_s = attribute_timeout_s
+        self._now_s = now_s
         self.errnos = Errnos(now_s)
 
-    def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
-        self._kernel.gave(found)
+    def _entry(self, found: Found, asked_s: float | None = None) -> pyfuse3.EntryAttributes:
+        self._kernel.gave(found, asked_s)
         entry = pyfuse3.EntryAttributes()
         fill(entry, found)
         entry.entry_timeout = self._entry_timeout_s
@@ -98,6 +99,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """A name that is not there raises ENOENT, which the kernel does not cache."""
         self._session.touch()
+        asked_s = self._now_s()
         thread, path_name = ctx.pid, (parent_inode, name)
         second_tries = self._kernel.second_tries
         walking = second_tries.looks_up(thread, path_name)
@@ -118,7 +120,7 @@ class Operations(pyfuse3.Operations):
             raise
         leads_on = stat.S_ISDIR(found.inode.mode) or stat.S_ISLNK(found.inode.mode)
         second_tries.looked_up(thread, path_name, found.ino, leads_on=leads_on)
-        return self._entry(found)
+        return self._entry(found, asked_s)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Nothing is kept for each node that the kernel knows, so nothing is to be forgotten."""
@@ -174,8 +176,9 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         self._session.touch()
+        asked_s = self._now_s()
         with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
-            return self._entry(await self._filesystem.getattr(inode))
+            return self._entry(await self._filesystem.getattr(inode), asked_s)
 
     @_guarded
     async def setattr(
@@ -223,9 +226,10 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """ESTALE when the kernel may have come here by an outdated name: it looks the path up again, and asks again."""
+        """ESTALE when the kernel may have come here by an outdated name, or has perhaps an outdated size: it looks the
+        path up again, and asks again."""
         self._session.touch()
-        with self._opening(inode, ctx.pid) as check:
+        with self._opening(inode, ctx.pid, sized=not flags & os.O_TRUNC) as check:
             handle = await self._filesystem.open(inode, flags, _caller(ctx), check=check)
         if flags & os.O_TRUNC:
             self._kernel.wrote(inode)
@@ -233,9 +237,10 @@ class Operations(pyfuse3.Operations):
         return self._file_info(handle, inode, flags)
 
     @contextlib.contextmanager
-    def _opening(self, ino: int, thread: int) -> Iterator[Callable[[], Awaitable[None]]]:
+    def _opening(self, ino: int, thread: int, *, sized: bool = False) -> Iterator[Callable[[], Awaitable[None]]]:
         """Around an open that has just arrived. Gives a check, to be called once the view is fresh: is the name that it
-        came by outdated?"""
+        came by outdated, or (`sized`) the size that the kernel has? Threads that cannot be told apart are not sent back
+        for the size: who knows when to stop?"""
         second_try = self._kernel.second_tries.is_second_try(thread, ino)
         linger_s = LINGER_S if thread else IN_FLIGHT_S
         with self._refusing(ino, thread, lasts_s=OPEN_WITHIN_S), self._kernel.arriving() as arrived_s:
@@ -244,6 +249,8 @@ class Operations(pyfuse3.Operations):
                 if not second_try and self._kernel.may_be_outdated(ino, arrived_s, linger_s=linger_s):
                     if not thread:
                         await self._kernel.unlearned(ino)
+                    raise PosixError(errno.ESTALE)
+                if sized and thread and not second_try and await self._kernel.size_outdated(ino):
                     raise PosixError(errno.ESTALE)
 
             yield check

@@ -161,6 +161,22 @@ def test_attributes_that_the_kernel_did_not_have_are_dropped_again() -> None:
         assert kernel.inos == [1, 2]
 
 
+def test_what_an_open_had_dropped_again_is_not_dropped_once_more() -> None:
+    """It would spoil the answer to what the kernel asks for then."""
+    kernel = Kernel()
+    kernel.error = OSError(errno.ENOENT, "not there")
+    with running(kernel) as invalidator:
+        invalidator.attributes(1)
+        eventually(invalidator.settled)
+        kernel.error = None
+        invalidator.repeat_attributes(1)
+        eventually(lambda: kernel.inos == [1])
+        kernel.error = OSError(errno.ENOENT, "not there")
+        invalidator.attributes(2)
+        eventually(lambda: invalidator.status()["delivered"] == 3 + len(REPEAT_AFTER_S))
+        assert kernel.inos == [1]
+
+
 def test_attributes_that_nobody_ever_asks_for_are_given_up_but_dropped_at_an_open() -> None:
     kernel = Kernel()
     kernel.error = OSError(errno.ENOENT, "not there")

@@ -231,6 +231,67 @@ def test_an_open_waits_until_changed_attributes_are_withdrawn_but_not_for_ever()
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def in_no_time(kernel: KernelCache, ino: int) -> bool:
+    async def ask() -> bool:
+        with trio.fail_after(0):
+            return await kernel.size_outdated(ino)
+
+    return trio.run(ask)
+
+
+def test_a_size_is_outdated_from_a_foreign_change_until_the_kernel_has_asked_again() -> None:
+    world = World()
+    kernel = world.kernel()
+    world.gave(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE, OTHER}, contents={FILE, OTHER}), own=True)
+    assert not in_no_time(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE, OTHER}, contents={FILE, OTHER}), own=False)
+    assert not in_no_time(kernel, OTHER)  # the kernel has never heard of it
+    assert in_no_time(kernel, FILE)
+    told_s = world.now_s
+    world.now_s += 1
+    kernel.gave(Found(FILE, INODE))  # in a reply that the kernel need not take
+    kernel.gave(Found(FILE, INODE), told_s)
+    assert in_no_time(kernel, FILE)
+    kernel.gave(Found(FILE, INODE), world.now_s)
+    assert not in_no_time(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE}, contents={FILE}), own=False)
+    kernel.gave(Found(FILE, INODE), world.now_s)  # asked before it was told, perhaps
+    assert in_no_time(kernel, FILE)
+    world.now_s += 1
+    kernel.gave(Found(FILE, INODE), world.now_s)
+    assert not in_no_time(kernel, FILE)
+    kernel.hear_reload()
+    assert in_no_time(kernel, FILE)
+
+
+def test_attributes_given_while_the_kernel_is_still_to_drop_them_make_no_size_current() -> None:
+    world = World(telling={FILE})
+    kernel = world.kernel()
+    world.gave(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE}, contents={FILE}), own=False)
+    world.now_s += 1
+    kernel.gave(Found(FILE, INODE), world.now_s)
+    world.telling.clear()
+    assert in_no_time(kernel, FILE)
+
+
+def test_an_open_for_a_size_waits_until_the_old_one_is_withdrawn() -> None:
+    async def main() -> None:
+        world = World(telling={FILE})
+        kernel = world.kernel()
+        world.gave(kernel, FILE)
+        kernel.hear(Changes(inodes={FILE}, contents={FILE}), own=False)
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.size_outdated, FILE)
+            await trio.sleep(0.5)
+            world.telling.clear()
+        assert 0.5 <= trio.current_time() - began_s < UNLEARN_S
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
 def test_an_outdated_name_that_holds_again_sends_nobody_back() -> None:
     world = World()
     kernel = world.kernel()
