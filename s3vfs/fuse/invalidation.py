@@ -128,8 +128,8 @@ class _Lane(Generic[_Key]):
             except Exception:
                 _log.exception("invalidation of %r", key)
             self.delivered += 1
+            self._current = None  # first: who hears that it is done may ask whether it is `waiting` again
             self._done(key)
-            self._current = None
 
     def _miss(self, key: _Key) -> None:
         repeats = self.missed.pop(key, 0)
@@ -147,7 +147,9 @@ class _Lane(Generic[_Key]):
         now_s = time.monotonic()
         for queue in self._due:
             while queue and queue[0][0] <= now_s:
-                self._keys[queue.popleft()[1]] = None
+                key = queue.popleft()[1]
+                if key in self.missed:  # told meanwhile: once more would only spoil what the kernel asks for just now
+                    self._keys[key] = None
 
 
 class Invalidator:
@@ -228,6 +230,10 @@ class Invalidator:
     def attributes_waiting(self, ino: int) -> bool:
         """Whether the kernel is still to be told of changed attributes."""
         return self._attributes.waiting(ino)
+
+    def name_waiting(self, parent: int, name: bytes) -> bool:
+        """Whether the kernel is still to be told of this name."""
+        return self._names[parent % NAME_LANES].waiting((parent, name))
 
     def delivered(self) -> Iterator[Name]:
         """Names that the kernel has been told of, or did not have, since the last call."""

@@ -8,10 +8,15 @@ taken away or given to another one, or below a directory that has moved. So such
 has dropped them, and an open of what they led to answers ESTALE: the kernel looks every part of the path up again, by
 requests of the same thread, and opens what the last of them names. That open is taken, whatever has happened to the
 name meanwhile: the kernel does not look a third time, and the call began before that look-up, so what it found is no
-older than it may be.
+older than it may be (second_tries.py). A call that has passed a name before the kernel dropped it may come much later:
+it is kept from running, or waits for a look-up below. So names are remembered for a while after they were dropped, and
+for as long as a request is being handled that came before that.
 
-*Sizes.* A reader's kernel cuts reads at the size that it has cached, so an open also waits until attributes that have
-changed are withdrawn.
+*Sizes.* A reader's kernel cuts reads at the size that it has. It asks for that before read(2) only: a mapping, sendfile
+and copy_file_range take what it has, withdrawn or not, and only a reply gives it another one. So an open of an inode
+whose contents others have changed, and of which the kernel was not given attributes since, is sent back in the same
+way, once the old ones are withdrawn: the look-up brings the size along. (Attributes in a reply count for nothing where
+the kernel was told to drop them after it had asked.)
 
 *Pages.* An open keeps the kernel's pages only where nobody else has changed the contents since the kernel last dropped
 them. Else pages are dropped by the kernel itself when refreshed attributes show another size or mtime
@@ -22,8 +27,10 @@ wait for it.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -32,23 +39,21 @@ import trio
 
 from s3vfs.filesystem import Found
 from s3vfs.fuse.marks import InodeSet, RecentInodes
+from s3vfs.fuse.second_tries import Name, SecondTries
 from s3vfs.namespace.changes import Changes
 
-Name = tuple[int, bytes]
-
-# Opens that the kernel sent before it dropped a name are read and handled within this time.
-IN_FLIGHT_S = 0.02
+# A call that has passed a name before the kernel dropped it sends its open within this time: it may be kept from
+# running, and may have to look up what lies below. Opens sent back without need only cost a walk.
+LINGER_S = 2.0
+# Where threads cannot be told apart an open waits for that time instead, so it is shorter: without look-ups below.
+IN_FLIGHT_S = 0.1
+# Of so many inodes it is remembered since when the kernel has dropped their size; of others the next open costs a walk.
+_MOST_TOLD = 10_000
 # An open waits so long for the kernel to drop what is outdated, and looks so often.
 UNLEARN_S = 2.0
 UNLEARN_POLL_S = 0.002
 # A close looks so often: the thread that tells the kernel has nothing else to wait for.
 WITHDRAWN_POLL_S = 0.0002
-# What a refused thread is named within this time is what its next open is about. Bounded, as the kernel may give an
-# open up in between without a word: for a missing right, say. Where attributes were refused, that was perhaps no open,
-# and the thread's next open is a call of its own: it must not find what is older than cached names may be.
-RETRY_S = 10.0
-RETRY_ATTRIBUTES_S = 1.0
-_MOST_RETRIES = 10_000
 
 
 class Invalidations(Protocol):
@@ -64,6 +69,10 @@ class Invalidations(Protocol):
 
     def delivered(self) -> Iterable[Name]:
         """The names that the kernel has dropped since the last call."""
+        ...
+
+    def name_waiting(self, parent: int, name: bytes) -> bool:
+        """Whether this name is still to be dropped."""
         ...
 
     def repeat_attributes(self, ino: int) -> None:
@@ -93,23 +102,13 @@ class Namespace(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Outdated:
-    """`name` no longer leads to `ino`. `until_s`: then the kernel has forgotten it in any case."""
+    """`name` no longer leads to `ino`. `until_s`: then the kernel has forgotten it in any case; `dropped_s`: when it
+    has dropped it."""
 
     ino: int
     name: Name
     until_s: float
-
-
-@dataclass(slots=True)
-class _Retry:
-    """A request about `ino` by this thread was answered ESTALE. `named`: what its last look-up since has found, None
-    before one, 0: nothing, under the name `nothing`. `until_s`: counted from then."""
-
-    ino: int
-    lasts_s: float
-    until_s: float
-    named: int | None = None
-    nothing: Name | None = None
+    dropped_s: float = math.inf
 
 
 class KernelCache:
@@ -134,19 +133,36 @@ class KernelCache:
         self._dropped: deque[_Outdated] = deque()
         # Attributes that were given while the inode was open here, and that no write has made the kernel forget.
         self._given_open: dict[int, Found] = {}
-        self._retries: dict[int, _Retry] = {}
-        self._gone: dict[int, int] = {}
-        # Inodes that a second look-up has named, and until when the call that made it may come for them.
-        self._expected_s: dict[int, float] = {}
+        # Inodes whose size the kernel may have from before a foreign change; since when it has dropped it, for some.
+        self._resized = InodeSet()
+        self._resized_told_s: dict[int, float] = {}
+        self.second_tries = SecondTries(namespace.lineage, now_s)
+        # Opens that are being handled, and when each arrived: the oldest first.
+        self._arrivals_s: dict[object, float] = {}
 
     # -- what goes to the kernel ------------------------------------------------------------------------------------
 
-    def gave(self, found: Found) -> None:
-        """A reply names this inode or has its attributes."""
+    def gave(self, found: Found, asked_s: float | None = None) -> None:
+        """A reply names this inode or has its attributes. `asked_s`: when the request came, if the kernel takes them
+        unless they were withdrawn since."""
         ino = found.ino
         self._given.add(ino)
+        if asked_s is not None and ino in self._resized and self._told_s(ino) < asked_s:
+            self._resized.discard(ino)
+            del self._resized_told_s[ino]
         if self._namespace.is_open(ino):
             self._given_open[ino] = found
+
+    def _told_s(self, ino: int) -> float:
+        """Since when the kernel is known to have dropped the attributes of a resized inode."""
+        told_s = self._resized_told_s.get(ino)
+        if told_s is None:
+            if self._invalidations.attributes_waiting(ino):
+                return math.inf
+            if len(self._resized_told_s) >= _MOST_TOLD:
+                self._resized_told_s.clear()
+            told_s = self._resized_told_s[ino] = self._now_s()
+        return told_s
 
     def wrote(self, ino: int) -> None:
         """The kernel has sent a write, and with that forgotten size, times and blocks."""
@@ -211,6 +227,9 @@ class KernelCache:
             return
         for ino in changes.contents:
             self._pages.discard(ino)
+            if ino in self._given:
+                self._resized.add(ino)
+                self._resized_told_s.pop(ino, None)
         for ino in changes.inodes:
             self._settled.discard(ino)
             if ino in self._given or ino in changes.acls:  # the kernel keeps ACLs for as long as the inode
@@ -226,7 +245,9 @@ class KernelCache:
         self._pages.clear()
         self._settled.clear()
         self._given_open.clear()
+        self._resized_told_s.clear()
         for ino in self._given:
+            self._resized.add(ino)
             self._invalidations.attributes(ino)
 
     def _withdraw(self, ino: int, name: Name) -> None:
@@ -240,13 +261,17 @@ class KernelCache:
     def _forget_aged(self) -> None:
         now_s = self._now_s()
         for name in self._invalidations.delivered():
+            if self._invalidations.name_waiting(*name):
+                continue  # given and taken away again since: its drop is still to come
             for ino in self._inos_outdated.get(name, ()):
                 outdated = self._outdated[ino][name]
-                outdated.until_s = min(outdated.until_s, now_s + IN_FLIGHT_S)
+                outdated.dropped_s = min(outdated.dropped_s, now_s)
                 self._dropped.append(outdated)
-        for queue in (self._ageing, self._dropped):
-            while queue and queue[0].until_s <= now_s:
-                self._forget(queue.popleft())
+        oldest_s = next(iter(self._arrivals_s.values()), now_s)
+        while self._ageing and self._ageing[0].until_s <= oldest_s:
+            self._forget(self._ageing.popleft())
+        while self._dropped and self._dropped[0].dropped_s + LINGER_S <= oldest_s:
+            self._forget(self._dropped.popleft())
 
     def _forget(self, outdated: _Outdated) -> None:
         ino, name = outdated.ino, outdated.name
@@ -262,22 +287,42 @@ class KernelCache:
 
     # -- opens and renames ------------------------------------------------------------------------------------------
 
-    def may_be_outdated(self, ino: int) -> bool:
-        """Whether the kernel may be about to open this inode through an outdated name of it, or of a directory
-        above."""
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[float]:
+        """Around the handling of an open; gives when it arrived. What was outdated then is remembered until the end."""
+        arrival = object()
+        arrived_s = self._arrivals_s[arrival] = self._now_s()
+        try:
+            yield arrived_s
+        finally:
+            del self._arrivals_s[arrival]
+
+    def may_be_outdated(self, ino: int, arrived_s: float, *, linger_s: float = LINGER_S) -> bool:
+        """Whether the kernel may have opened this inode, by a request that arrived then, through an outdated name of
+        it, or of a directory above."""
         if not self._outdated:
             return False
         self._forget_aged()
         return any(
-            not self._namespace.holds(*name, node)
+            arrived_s < min(outdated.until_s, outdated.dropped_s + linger_s)
+            and not self._namespace.holds(*outdated.name, node)
             for node in self._namespace.lineage(ino)
-            for name in self._outdated.get(node, ())
+            for outdated in self._outdated.get(node, {}).values()
         )
 
     async def unlearned(self, ino: int) -> None:
         """Return when the kernel has dropped those names. Bounded: a request in the same directory may hold up the
         notification for as long as the bucket is silent."""
-        await _until(lambda: not self.may_be_outdated(ino))
+        await _until(lambda: not self.may_be_outdated(ino, self._now_s(), linger_s=IN_FLIGHT_S))
+
+    async def size_outdated(self, ino: int) -> bool:
+        """Whether the kernel may have the size from before a foreign change, and needs to be given another one. If so,
+        returns when the old one is withdrawn: what it asks for from now on counts. Bounded."""
+        if ino not in self._resized:
+            return False
+        await self.attributes_withdrawn(ino)
+        self._told_s(ino)
+        return True
 
     async def attributes_withdrawn(self, ino: int) -> None:
         """Return when the kernel, which has this inode now, has dropped those attributes of it that a record has
@@ -285,64 +330,6 @@ class KernelCache:
         self._invalidations.repeat_attributes(ino)
         if self._invalidations.attributes_waiting(ino):
             await _until(lambda: not self._invalidations.attributes_waiting(ino))
-
-    def refused(self, thread: int, ino: int, *, lasts_s: float = RETRY_S) -> None:
-        """`thread` is answered ESTALE about `ino`: the kernel will walk the path once more for it. Threads of another
-        pid namespace are all 0 and cannot be told apart."""
-        if not thread:
-            return
-        now_s = self._now_s()
-        if len(self._retries) >= _MOST_RETRIES:
-            self._retries = {key: retry for key, retry in self._retries.items() if retry.until_s > now_s}
-        if len(self._expected_s) >= _MOST_RETRIES:
-            self._expected_s = {key: until_s for key, until_s in self._expected_s.items() if until_s > now_s}
-        self._retries[thread] = _Retry(ino, lasts_s, now_s + lasts_s)
-
-    def looked_up(self, thread: int, name: Name, ino: int) -> None:
-        """A look-up of the thread has found this inode under `name`, 0: nothing. That is where a path ends, but only
-        when the kernel is told so twice: it asks first whether what it has still holds, then for what is there now."""
-        self._gone.pop(thread, None)
-        retry = self._retries.get(thread)
-        if retry is None:
-            return
-        now_s = self._now_s()
-        ended = retry.nothing is not None and (retry.nothing != name or not ino)
-        if ended or retry.until_s < now_s:
-            del self._retries[thread]
-            return
-        retry.named, retry.nothing, retry.until_s = ino, None if ino else name, now_s + retry.lasts_s
-        if ino:
-            self._expected_s[ino] = retry.until_s
-
-    def directory_is_gone(self, thread: int, directory: int) -> bool:
-        """A look-up of the thread in a directory that is no more. True: it was told so before and came back, since the
-        path leads there without a name (a working directory), or since another one has just gone."""
-        if thread and self._gone.pop(thread, None) == directory:
-            return True
-        if len(self._gone) >= _MOST_RETRIES:
-            self._gone.clear()
-        self._gone[thread] = directory
-        return False
-
-    def expects(self, ino: int) -> bool:
-        """Whether a second look-up has just named this inode: the call that made it finds it, even if its last name has
-        gone since."""
-        until_s = self._expected_s.get(ino)
-        return until_s is not None and until_s > self._now_s()
-
-    def arrived(self, ino: int) -> None:
-        """A request about the inode has come: if it was expected it stays so, however long its answer takes."""
-        if self.expects(ino):
-            self._expected_s[ino] = self._now_s() + RETRY_S
-
-    def is_second_try(self, thread: int, ino: int) -> bool:
-        """Whether the thread asks for `ino` because, after an ESTALE, that was named to it (or, for a path without
-        names like /proc/self/fd/3, because it has nothing else to ask for). True once for each ESTALE. To be asked when
-        the request arrives: the kernel sends it right after that look-up, whatever the daemon then has to wait for."""
-        retry = self._retries.pop(thread, None)
-        if retry is None or self._now_s() > retry.until_s:
-            return False
-        return ino == (retry.ino if retry.named is None else retry.named)
 
     def renamed(self, old: Name, new: Name, *, exchanged: bool) -> None:
         """A rename through this kernel has moved whatever the kernel had under `old`: an outdated entry moves too."""

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import os
+import stat
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -17,8 +18,9 @@ from s3vfs.errors import PosixError
 from s3vfs.filesystem import Caller, Filesystem, Found, NewAttributes
 from s3vfs.fuse.attributes import fill
 from s3vfs.fuse.errnos import Errnos
-from s3vfs.fuse.kernel import RETRY_ATTRIBUTES_S, RETRY_S, KernelCache
+from s3vfs.fuse.kernel import IN_FLIGHT_S, LINGER_S, KernelCache
 from s3vfs.fuse.libfuse import pyfuse3
+from s3vfs.fuse.second_tries import OPEN_WITHIN_S, OTHER_WITHIN_S
 from s3vfs.namespace.ops import RENAME_EXCHANGE
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
 
 
 class Operations(pyfuse3.Operations):
-    """One mount's handlers. `now_s`: a clock for the pace of complaints only."""
+    """One mount's handlers. `now_s`: the kernel cache's clock."""
 
     supports_dot_lookup = True
     enable_writeback_cache = False  # the kernel would ignore sizes and times that other clients set
@@ -80,10 +82,11 @@ class Operations(pyfuse3.Operations):
         self._kernel = kernel
         self._entry_timeout_s = entry_timeout_s
         self._attribute_timeout_s = attribute_timeout_s
+        self._now_s = now_s
         self.errnos = Errnos(now_s)
 
-    def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
-        self._kernel.gave(found)
+    def _entry(self, found: Found, asked_s: float | None = None) -> pyfuse3.EntryAttributes:
+        self._kernel.gave(found, asked_s)
         entry = pyfuse3.EntryAttributes()
         fill(entry, found)
         entry.entry_timeout = self._entry_timeout_s
@@ -96,16 +99,28 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """A name that is not there raises ENOENT, which the kernel does not cache."""
         self._session.touch()
+        asked_s = self._now_s()
+        thread, path_name = ctx.pid, (parent_inode, name)
+        second_tries = self._kernel.second_tries
+        walking = second_tries.looks_up(thread, path_name)
         try:
             found = await self._filesystem.lookup(parent_inode, name)
         except PosixError as error:
-            if error.errno != errno.ESTALE:
-                self._kernel.looked_up(ctx.pid, (parent_inode, name), 0)
-            elif self._kernel.directory_is_gone(ctx.pid, parent_inode):  # ESTALE would reach the program
-                raise PosixError(errno.ENOENT) from None
+            if error.errno == errno.ENOENT:
+                second_tries.looked_up(thread, path_name, 0)
+                raise
+            second_tries.ended(thread)
+            if error.errno == errno.ESTALE:  # the directory is gone
+                if walking:  # the path leads there without a name (a working directory), or this one has just gone
+                    raise PosixError(errno.ENOENT) from None
+                second_tries.refused(thread, parent_inode, lasts_s=OTHER_WITHIN_S)
             raise
-        self._kernel.looked_up(ctx.pid, (parent_inode, name), found.ino)
-        return self._entry(found)
+        except Exception:
+            second_tries.ended(thread)
+            raise
+        leads_on = stat.S_ISDIR(found.inode.mode) or stat.S_ISLNK(found.inode.mode)
+        second_tries.looked_up(thread, path_name, found.ino, leads_on=leads_on)
+        return self._entry(found, asked_s)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Nothing is kept for each node that the kernel knows, so nothing is to be forgotten."""
@@ -161,9 +176,9 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         self._session.touch()
-        self._kernel.arrived(inode)
-        with self._refusing(inode, ctx.pid, lasts_s=RETRY_ATTRIBUTES_S):
-            return self._entry(await self._filesystem.getattr(inode))
+        asked_s = self._now_s()
+        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
+            return self._entry(await self._filesystem.getattr(inode), asked_s)
 
     @_guarded
     async def setattr(
@@ -182,11 +197,13 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._entry(await self._filesystem.setattr(inode, new, _caller(ctx), by_handle=fh is not None))
+        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
+            return self._entry(await self._filesystem.setattr(inode, new, _caller(ctx), by_handle=fh is not None))
 
     @_guarded
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        return await self._filesystem.readlink(inode)
+        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
+            return await self._filesystem.readlink(inode)
 
     @_guarded
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
@@ -209,37 +226,44 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """ESTALE when the kernel may have come here by an outdated name: it looks the path up again, and asks again."""
+        """ESTALE when the kernel may have come here by an outdated name, or has perhaps an outdated size: it looks the
+        path up again, and asks again."""
         self._session.touch()
-        check = self._checking(inode, ctx.pid)
-        with self._refusing(inode, ctx.pid):
+        with self._opening(inode, ctx.pid, sized=not flags & os.O_TRUNC) as check:
             handle = await self._filesystem.open(inode, flags, _caller(ctx), check=check)
         if flags & os.O_TRUNC:
             self._kernel.wrote(inode)
         await self._kernel.attributes_withdrawn(inode)
         return self._file_info(handle, inode, flags)
 
-    def _checking(self, ino: int, thread: int) -> Callable[[], Awaitable[None]]:
-        """For an open that has just arrived: is the name that it came by outdated? Asked once the view is fresh."""
-        self._kernel.arrived(ino)
-        second_try = self._kernel.is_second_try(thread, ino)
+    @contextlib.contextmanager
+    def _opening(self, ino: int, thread: int, *, sized: bool = False) -> Iterator[Callable[[], Awaitable[None]]]:
+        """Around an open that has just arrived. Gives a check, to be called once the view is fresh: is the name that it
+        came by outdated, or (`sized`) the size that the kernel has? Threads that cannot be told apart are not sent back
+        for the size: who knows when to stop?"""
+        second_try = self._kernel.second_tries.is_second_try(thread, ino)
+        linger_s = LINGER_S if thread else IN_FLIGHT_S
+        with self._refusing(ino, thread, lasts_s=OPEN_WITHIN_S), self._kernel.arriving() as arrived_s:
 
-        async def check() -> None:
-            if not second_try and self._kernel.may_be_outdated(ino):
-                if not thread:
-                    await self._kernel.unlearned(ino)
-                raise PosixError(errno.ESTALE)
+            async def check() -> None:
+                if not second_try and self._kernel.may_be_outdated(ino, arrived_s, linger_s=linger_s):
+                    if not thread:
+                        await self._kernel.unlearned(ino)
+                    raise PosixError(errno.ESTALE)
+                if sized and thread and not second_try and await self._kernel.size_outdated(ino):
+                    raise PosixError(errno.ESTALE)
 
-        return check
+            yield check
 
     @contextlib.contextmanager
-    def _refusing(self, ino: int, thread: int, *, lasts_s: float = RETRY_S) -> Iterator[None]:
-        """An ESTALE that leaves is remembered: the kernel walks the path once more."""
+    def _refusing(self, ino: int, thread: int, *, lasts_s: float) -> Iterator[None]:
+        """Around a request about an inode. An ESTALE that leaves is remembered: the kernel walks the path once more."""
+        self._kernel.second_tries.arrived(ino)
         try:
             yield
         except PosixError as error:
             if error.errno == errno.ESTALE:
-                self._kernel.refused(thread, ino, lasts_s=lasts_s)
+                self._kernel.second_tries.refused(thread, ino, lasts_s=lasts_s)
             raise
 
     @_guarded
@@ -253,6 +277,7 @@ class Operations(pyfuse3.Operations):
             handle, found = await self._filesystem.create(parent_inode, name, mode, flags, _caller(ctx))
         except PosixError as error:
             if error.errno == errno.EEXIST and not flags & os.O_EXCL:
+                self._kernel.second_tries.refused(ctx.pid, parent_inode)
                 raise PosixError(errno.ESTALE) from None
             raise
         return self._file_info(handle, found.ino, flags), self._entry(found)
@@ -296,8 +321,7 @@ class Operations(pyfuse3.Operations):
     @_guarded
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         self._session.touch()
-        check = self._checking(inode, ctx.pid)
-        with self._refusing(inode, ctx.pid):
+        with self._opening(inode, ctx.pid) as check:
             return await self._filesystem.opendir(inode, check=check)
 
     @_guarded
@@ -328,17 +352,21 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        return await self._filesystem.getxattr(inode, name)
+        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
+            return await self._filesystem.getxattr(inode, name)
 
     @_guarded
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """pyfuse3 keeps the flags to itself and asks getxattr first."""
-        await self._filesystem.setxattr(inode, name, value, _caller(ctx))
+        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
+            await self._filesystem.setxattr(inode, name, value, _caller(ctx))
 
     @_guarded
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        return await self._filesystem.listxattr(inode, _caller(ctx))
+        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
+            return await self._filesystem.listxattr(inode, _caller(ctx))
 
     @_guarded
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._filesystem.removexattr(inode, name)
+        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
+            await self._filesystem.removexattr(inode, name)

@@ -73,7 +73,7 @@ async def serve(
     invalidator = Invalidator(_KernelNotifier(), filesystem.entry_of)
     lifetime_s = max(options.entry_timeout_s, options.attribute_timeout_s)
     kernel = KernelCache(filesystem, invalidator, trio.current_time, lifetime_s)
-    filesystem.expected = kernel.expects
+    filesystem.expected = kernel.second_tries.expects
     session.listen(kernel.hear, reloaded=kernel.hear_reload)
     operations = Operations(
         filesystem,

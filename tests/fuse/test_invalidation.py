@@ -79,6 +79,21 @@ def test_what_waits_already_is_not_sent_twice() -> None:
         assert kernel.names == [(1, b"first"), (1, b"again")]
 
 
+def test_a_name_waits_until_its_last_drop_is_delivered() -> None:
+    kernel = Kernel()
+    kernel.may_answer.clear()
+    name = (1, b"name")
+    with running(kernel) as invalidator:
+        invalidator.entry(*name)
+        assert kernel.blocked.wait(10)
+        assert invalidator.name_waiting(*name)
+        invalidator.entry(*name)  # the first drop may have come too early for what the kernel was given since
+        kernel.may_answer.set()
+        delivered = [eventually(lambda: next(invalidator.delivered(), None)) for _ in range(2)]
+        assert delivered == [name, name]
+        assert not invalidator.name_waiting(*name)
+
+
 def test_a_busy_directory_holds_up_neither_attributes_nor_others() -> None:
     kernel = Kernel()
     kernel.may_answer.clear()
@@ -144,6 +159,22 @@ def test_attributes_that_the_kernel_did_not_have_are_dropped_again() -> None:
         invalidator.attributes(2)
         eventually(invalidator.settled)
         assert kernel.inos == [1, 2]
+
+
+def test_what_an_open_had_dropped_again_is_not_dropped_once_more() -> None:
+    """It would spoil the answer to what the kernel asks for then."""
+    kernel = Kernel()
+    kernel.error = OSError(errno.ENOENT, "not there")
+    with running(kernel) as invalidator:
+        invalidator.attributes(1)
+        eventually(invalidator.settled)
+        kernel.error = None
+        invalidator.repeat_attributes(1)
+        eventually(lambda: kernel.inos == [1])
+        kernel.error = OSError(errno.ENOENT, "not there")
+        invalidator.attributes(2)
+        eventually(lambda: invalidator.status()["delivered"] == 3 + len(REPEAT_AFTER_S))
+        assert kernel.inos == [1]
 
 
 def test_attributes_that_nobody_ever_asks_for_are_given_up_but_dropped_at_an_open() -> None:

@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from s3vfs.filesystem import Found
-from s3vfs.fuse.kernel import IN_FLIGHT_S, RETRY_ATTRIBUTES_S, RETRY_S, UNLEARN_S, KernelCache, Name
+from s3vfs.fuse.kernel import IN_FLIGHT_S, LINGER_S, UNLEARN_S, KernelCache, Name
 from s3vfs.fuse.marks import InodeSet, RecentInodes
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.rows import Inode
@@ -20,7 +20,6 @@ from s3vfs.namespace.rows import Inode
 LIFETIME_S = 30.0
 INODE = Inode(0o100644, 0, 0, 1, 5, 5, 1, 2, 3, 4, 0, 1, 0, b"")
 DIRECTORY, FILE, OTHER = 20, 30, 31
-NAME, ANOTHER = (DIRECTORY, b"name"), (DIRECTORY, b"another")
 
 
 @dataclass
@@ -34,6 +33,7 @@ class World:
     now_s: float = 1000.0
     told: list[int | Name] = field(default_factory=list)
     dropped: list[Name] = field(default_factory=list)
+    dropping: set[Name] = field(default_factory=set)
     waiting: list[Callable[[], None]] = field(default_factory=list)
     telling: set[int] = field(default_factory=set)
     repeated: list[int] = field(default_factory=list)
@@ -64,6 +64,9 @@ class World:
         dropped, self.dropped = self.dropped, []
         return dropped
 
+    def name_waiting(self, parent: int, name: bytes) -> bool:
+        return (parent, name) in self.dropping
+
     def repeat_attributes(self, ino: int) -> None:
         self.repeated.append(ino)
 
@@ -72,6 +75,10 @@ class World:
 
     def kernel(self) -> KernelCache:
         return KernelCache(self, self, lambda: self.now_s, LIFETIME_S)
+
+    def may_be_outdated(self, kernel: KernelCache, ino: int) -> bool:
+        """For an open that arrives now."""
+        return kernel.may_be_outdated(ino, self.now_s)
 
     def gave(self, kernel: KernelCache, ino: int, name: Name | None = None) -> None:
         self.inodes.setdefault(ino, INODE)
@@ -118,18 +125,59 @@ def test_a_name_is_outdated_until_the_kernel_has_dropped_it() -> None:
     kernel = world.kernel()
     name = (DIRECTORY, b"f")
     world.gave(kernel, FILE, name)
-    assert not kernel.may_be_outdated(FILE)
+    assert not world.may_be_outdated(kernel, FILE)
     world.names[name] = OTHER
     kernel.hear(replaced(FILE, name), own=False)
     assert set(world.told) == {FILE, name}
-    assert kernel.may_be_outdated(FILE)
-    assert not kernel.may_be_outdated(OTHER)
+    assert world.may_be_outdated(kernel, FILE)
+    assert not world.may_be_outdated(kernel, OTHER)
     world.now_s += 1
-    assert kernel.may_be_outdated(FILE)
+    assert world.may_be_outdated(kernel, FILE)
     world.dropped = [name, (DIRECTORY, b"never withdrawn")]
-    assert kernel.may_be_outdated(FILE)  # an open may be on its way from before
-    world.now_s += IN_FLIGHT_S
-    assert not kernel.may_be_outdated(FILE)
+    assert world.may_be_outdated(kernel, FILE)  # an open may be on its way from before
+    world.now_s += LINGER_S
+    assert not world.may_be_outdated(kernel, FILE)
+
+
+def test_an_open_that_came_in_time_is_sent_back_however_long_it_waits_for_its_look() -> None:
+    """It has passed the name before the kernel dropped it; the record may arrive with the very look that it waits
+    for."""
+    world = World()
+    kernel = world.kernel()
+    name = (DIRECTORY, b"f")
+    world.gave(kernel, FILE, name)
+    with kernel.arriving() as arrived_s:
+        del world.names[name]
+        kernel.hear(replaced(FILE, name), own=False)
+        world.dropped = [name]
+        assert kernel.may_be_outdated(FILE, arrived_s)
+        for _ in range(3):
+            world.now_s += LINGER_S
+            with kernel.arriving() as later_s:
+                assert kernel.may_be_outdated(FILE, arrived_s)
+                assert not kernel.may_be_outdated(FILE, later_s)
+    assert not world.may_be_outdated(kernel, FILE)
+
+
+def test_a_name_that_is_taken_away_again_is_outdated_until_it_is_dropped_again() -> None:
+    """The drop that has just been delivered was of what the kernel had before it was given the name anew."""
+    world = World()
+    kernel = world.kernel()
+    name = (DIRECTORY, b"f")
+    world.gave(kernel, FILE, name)
+    del world.names[name]
+    kernel.hear(replaced(FILE, name), own=False)
+    world.gave(kernel, FILE, name)
+    del world.names[name]
+    kernel.hear(replaced(FILE, name), own=False)
+    world.dropped, world.dropping = [name], {name}
+    assert world.may_be_outdated(kernel, FILE)
+    world.now_s += LINGER_S
+    assert world.may_be_outdated(kernel, FILE)
+    world.dropped, world.dropping = [name], set()
+    assert world.may_be_outdated(kernel, FILE)
+    world.now_s += LINGER_S
+    assert not world.may_be_outdated(kernel, FILE)
 
 
 def test_the_kernel_forgets_by_itself() -> None:
@@ -140,7 +188,7 @@ def test_the_kernel_forgets_by_itself() -> None:
     del world.names[name]
     kernel.hear(replaced(FILE, name), own=False)
     world.now_s += LIFETIME_S
-    assert not kernel.may_be_outdated(FILE)
+    assert not world.may_be_outdated(kernel, FILE)
 
 
 def test_an_open_waits_until_the_name_is_unlearned_but_not_for_ever() -> None:
@@ -154,11 +202,11 @@ def test_an_open_waits_until_the_name_is_unlearned_but_not_for_ever() -> None:
         before_s = trio.current_time()
         await kernel.unlearned(FILE)
         assert trio.current_time() - before_s == pytest.approx(UNLEARN_S)
-        assert kernel.may_be_outdated(FILE)
+        assert kernel.may_be_outdated(FILE, trio.current_time())
         world.dropped = [name]
         await kernel.unlearned(FILE)
-        assert not kernel.may_be_outdated(FILE)
-        assert trio.current_time() - before_s < 2 * UNLEARN_S
+        assert trio.current_time() - before_s == pytest.approx(UNLEARN_S + IN_FLIGHT_S, abs=0.01)
+        assert not kernel.may_be_outdated(FILE, trio.current_time(), linger_s=IN_FLIGHT_S)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
@@ -183,109 +231,65 @@ def test_an_open_waits_until_changed_attributes_are_withdrawn_but_not_for_ever()
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-THREAD = 77
+def in_no_time(kernel: KernelCache, ino: int) -> bool:
+    async def ask() -> bool:
+        with trio.fail_after(0):
+            return await kernel.size_outdated(ino)
+
+    return trio.run(ask)
 
 
-def test_what_a_refused_thread_is_then_named_it_may_open_once() -> None:
-    kernel = World().kernel()
-    assert not kernel.is_second_try(THREAD, FILE)
-    kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, NAME, DIRECTORY)
-    kernel.looked_up(THREAD, NAME, OTHER)
-    assert not kernel.is_second_try(THREAD + 1, OTHER)
-    assert kernel.is_second_try(THREAD, OTHER)
-    assert not kernel.is_second_try(THREAD, OTHER)
-
-
-def test_a_refused_thread_that_was_named_another_inode_is_sent_back_again() -> None:
-    kernel = World().kernel()
-    kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, NAME, OTHER)
-    assert not kernel.is_second_try(THREAD, FILE)
-
-
-def test_a_path_without_names_is_opened_at_the_second_try() -> None:
-    """/proc/self/fd/3, or the working directory: there is nothing to look up."""
-    kernel = World().kernel()
-    kernel.refused(THREAD, FILE)
-    assert kernel.is_second_try(THREAD, FILE)
-
-
-def test_a_second_try_is_no_longer_one_after_a_while() -> None:
+def test_a_size_is_outdated_from_a_foreign_change_until_the_kernel_has_asked_again() -> None:
     world = World()
     kernel = world.kernel()
-    kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, NAME, FILE)
-    world.now_s += RETRY_S + 1
-    assert not kernel.is_second_try(THREAD, FILE)
-    assert not kernel.expects(FILE)
+    world.gave(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE, OTHER}, contents={FILE, OTHER}), own=True)
+    assert not in_no_time(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE, OTHER}, contents={FILE, OTHER}), own=False)
+    assert not in_no_time(kernel, OTHER)  # the kernel has never heard of it
+    assert in_no_time(kernel, FILE)
+    told_s = world.now_s
+    world.now_s += 1
+    kernel.gave(Found(FILE, INODE))  # in a reply that the kernel need not take
+    kernel.gave(Found(FILE, INODE), told_s)
+    assert in_no_time(kernel, FILE)
+    kernel.gave(Found(FILE, INODE), world.now_s)
+    assert not in_no_time(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE}, contents={FILE}), own=False)
+    kernel.gave(Found(FILE, INODE), world.now_s)  # asked before it was told, perhaps
+    assert in_no_time(kernel, FILE)
+    world.now_s += 1
+    kernel.gave(Found(FILE, INODE), world.now_s)
+    assert not in_no_time(kernel, FILE)
+    kernel.hear_reload()
+    assert in_no_time(kernel, FILE)
 
 
-@pytest.mark.parametrize("names", [(NAME, NAME, NAME), (NAME, ANOTHER)])
-def test_a_path_that_ends_in_nothing_ends_the_second_try(names: tuple[Name, ...]) -> None:
-    """What the same thread is named next is another call's."""
-    kernel = World().kernel()
-    kernel.refused(THREAD, FILE)
-    for name in names[:-1]:
-        kernel.looked_up(THREAD, name, 0)
-    kernel.looked_up(THREAD, names[-1], OTHER)
-    assert not kernel.is_second_try(THREAD, OTHER)
-    assert not kernel.expects(OTHER)
-
-
-def test_a_name_that_is_there_again_when_the_kernel_asks_anew_is_opened() -> None:
-    """It asks whether the name still leads where it did: no. Then what is there: perhaps something new."""
-    kernel = World().kernel()
-    kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, NAME, 0)
-    kernel.looked_up(THREAD, NAME, OTHER)
-    assert kernel.expects(OTHER)
-    assert kernel.is_second_try(THREAD, OTHER)
-    kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, NAME, 0)
-    assert not kernel.is_second_try(THREAD, FILE)  # a call of its own
-
-
-def test_a_directory_that_is_gone_is_told_to_be_outdated_once() -> None:
-    kernel = World().kernel()
-    assert not kernel.directory_is_gone(THREAD, DIRECTORY)
-    assert kernel.directory_is_gone(THREAD, DIRECTORY)
-    assert not kernel.directory_is_gone(THREAD, DIRECTORY)
-    kernel.looked_up(THREAD, NAME, FILE)
-    assert not kernel.directory_is_gone(THREAD, DIRECTORY)
-
-
-def test_threads_that_cannot_be_told_apart_have_no_second_try() -> None:
-    kernel = World().kernel()
-    kernel.refused(0, FILE)
-    assert not kernel.is_second_try(0, FILE)
-
-
-def test_what_was_named_to_a_refused_thread_is_expected_for_a_while() -> None:
-    world = World()
+def test_attributes_given_while_the_kernel_is_still_to_drop_them_make_no_size_current() -> None:
+    world = World(telling={FILE})
     kernel = world.kernel()
-    kernel.looked_up(THREAD, NAME, OTHER)
-    assert not kernel.expects(OTHER)
-    kernel.refused(THREAD, FILE)
-    kernel.looked_up(THREAD, NAME, OTHER)
-    assert kernel.expects(OTHER)
-    world.now_s += RETRY_S
-    assert not kernel.expects(OTHER)
+    world.gave(kernel, FILE)
+    kernel.hear(Changes(inodes={FILE}, contents={FILE}), own=False)
+    world.now_s += 1
+    kernel.gave(Found(FILE, INODE), world.now_s)
+    world.telling.clear()
+    assert in_no_time(kernel, FILE)
 
 
-def test_who_has_come_in_time_is_expected_however_long_the_answer_takes() -> None:
-    world = World()
-    kernel = world.kernel()
-    kernel.refused(THREAD, FILE, lasts_s=RETRY_ATTRIBUTES_S)
-    kernel.looked_up(THREAD, NAME, OTHER)
-    kernel.arrived(OTHER)
-    kernel.arrived(FILE)
-    world.now_s += 2 * RETRY_ATTRIBUTES_S
-    assert kernel.expects(OTHER)
-    assert not kernel.expects(FILE)
-    world.now_s += RETRY_S
-    kernel.arrived(OTHER)
-    assert not kernel.expects(OTHER)
+def test_an_open_for_a_size_waits_until_the_old_one_is_withdrawn() -> None:
+    async def main() -> None:
+        world = World(telling={FILE})
+        kernel = world.kernel()
+        world.gave(kernel, FILE)
+        kernel.hear(Changes(inodes={FILE}, contents={FILE}), own=False)
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.size_outdated, FILE)
+            await trio.sleep(0.5)
+            world.telling.clear()
+        assert 0.5 <= trio.current_time() - began_s < UNLEARN_S
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_an_outdated_name_that_holds_again_sends_nobody_back() -> None:
@@ -296,7 +300,7 @@ def test_an_outdated_name_that_holds_again_sends_nobody_back() -> None:
     del world.names[name]
     kernel.hear(replaced(FILE, name), own=False)
     world.names[name] = FILE
-    assert not kernel.may_be_outdated(FILE)
+    assert not world.may_be_outdated(kernel, FILE)
 
 
 def test_an_outdated_directory_sends_opens_below_it_back() -> None:
@@ -308,7 +312,7 @@ def test_an_outdated_directory_sends_opens_below_it_back() -> None:
     world.above[FILE] = [DIRECTORY, 1]
     world.names[name] = OTHER
     kernel.hear(replaced(DIRECTORY, name), own=False)
-    assert kernel.may_be_outdated(FILE)
+    assert world.may_be_outdated(kernel, FILE)
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
@@ -323,7 +327,7 @@ def test_a_local_rename_takes_outdated_entries_along(exchanged: bool) -> None:
     world.told.clear()
     kernel.renamed(old, new, exchanged=exchanged)
     assert set(world.told) == ({old, new} if exchanged else {new})
-    assert kernel.may_be_outdated(FILE)
+    assert world.may_be_outdated(kernel, FILE)
     world.told.clear()
     kernel.renamed((1, b"x"), (1, b"y"), exchanged=True)
     assert world.told == []

@@ -15,6 +15,7 @@ from s3vfs.filesystem import Filesystem
 from s3vfs.fuse.kernel import KernelCache
 from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.fuse.operations import Operations
+from s3vfs.fuse.second_tries import SecondTries
 
 
 class Broken:
@@ -30,13 +31,16 @@ class Broken:
         return call
 
 
+CONTEXT = cast(pyfuse3.RequestContext, SimpleNamespace(pid=1))
+
+
 def operations(error: BaseException) -> Operations:
     clock = [0.0]
     session = SimpleNamespace(touch=lambda: None)
     return Operations(
         cast(Filesystem, Broken(error)),
         session,
-        cast(KernelCache, None),
+        cast(KernelCache, SimpleNamespace(second_tries=SecondTries(lambda ino: [ino], lambda: clock[0]))),
         entry_timeout_s=1,
         attribute_timeout_s=1,
         now_s=lambda: clock[0],
@@ -45,7 +49,7 @@ def operations(error: BaseException) -> Operations:
 
 def answer_to(error: BaseException) -> int:
     with pytest.raises(pyfuse3.FUSEError) as caught:
-        trio.run(operations(error).readlink, 1, cast(pyfuse3.RequestContext, None))
+        trio.run(operations(error).readlink, 1, CONTEXT)
     return caught.value.errno
 
 
@@ -85,7 +89,7 @@ def test_a_bucket_that_is_away_is_not_complained_about_all_the_time(caplog: pyte
         handlers = operations(StoreUnreachable("away"))
         for _ in range(100):
             with pytest.raises(pyfuse3.FUSEError):
-                await handlers.readlink(1, cast(pyfuse3.RequestContext, None))
+                await handlers.readlink(1, CONTEXT)
 
     trio.run(ask)
     (record,) = caplog.records

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,6 +53,56 @@ def test_equal_size_and_mtime_hide_nothing_from_an_open(pair: Pair) -> None:
     (here / "file").write_bytes(b"bbbb")
     os.utime(here / "file", ns=(1, 1))
     assert read(there / "file") == b"bbbb"
+
+
+def _copied(path: Path, length: int) -> int:
+    """By copy_file_range, within the mount."""
+    with opened(path) as source, opened(path.with_name("copy"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as target:
+        return os.copy_file_range(source, target, length, 0, 0)
+
+
+def _sent(path: Path, length: int) -> int:
+    """By sendfile, which reads through the page cache as splice does."""
+    with opened(path) as source, tempfile.TemporaryFile(buffering=0) as target:
+        return os.sendfile(target.fileno(), source, 0, length)
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """open(2) alone: Python's asks for the size."""
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+_MAP = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+length = int(sys.argv[2])
+area = libc.mmap(None, length, 1, 1, os.open(sys.argv[1], os.O_RDONLY), 0)
+print(len(ctypes.string_at(area, length).rstrip(bytes(1))))
+"""
+
+
+def _mapped(path: Path, length: int) -> int:
+    """In a process of its own: behind the end of the file SIGBUS waits."""
+    done = subprocess.run([sys.executable, "-c", _MAP, path, str(length)], check=True, capture_output=True)
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("way", [_copied, _sent, _mapped])
+def test_what_asks_for_no_size_finds_all_that_was_closed_before_its_open(
+    pair: Pair, way: Callable[[Path, int], int]
+) -> None:
+    """Only read(2) has the kernel ask for the size first."""
+    here, there = pair
+    for length in (100, 9_000, 50_000):
+        (here / "file").write_bytes(b"x" * length)
+        assert way(there / "file", length) == length
 
 
 def test_pages_are_kept_while_nobody_else_writes(pair: Pair, shared_pair: tuple[Mount, Mount]) -> None:
