@@ -20,7 +20,7 @@ from s3vfs.environment import Environment
 from s3vfs.errors import StoreUnreachable
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.leases import leases_touched
-from s3vfs.namespace.ops import AnyOp, NumberedOp, encode_op, inodes_of
+from s3vfs.namespace.ops import AnyOp, Create, NumberedOp, encode_op, inodes_of
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Context, Verdict
@@ -41,6 +41,7 @@ _QUOTA_MARGIN_INODES = 20_000
 # Inodes whose loss is reported; and changes in one spill folder.
 _LOST_INODES = 100_000
 _CHANGES_IN_FOLDER = 10_000
+_TAKEN = "it was refused: others had the lease by then"
 
 
 class Acknowledged:
@@ -68,6 +69,7 @@ class Acknowledged:
         self._settled_parts: list[int] = []
         self._lost_inos: dict[int, str] = {}
         self._closes: dict[int, LeaseId] = {}
+        self.last_ino = 0  # the highest number that a former daemon gave to a new inode; also where that was lost
         pipeline.cut = self._queue_log.cut
         pipeline.settled = self._part_settled
         base.follow = self._follow
@@ -143,6 +145,9 @@ class Acknowledged:
         verdicts = dict(zip(self._pipeline.in_flight, applied.verdicts, strict=True)) if own else None
         with self._base.read() as txn:
             rebuilt = self._overlay.record_applied(txn, applied.keys, verdicts)
+        for changed in rebuilt.changed:
+            if changed.queued and changed.verdict.errno:  # its record will say so, too: nobody may rely on it till then
+                self._note_lost(changed.numbered, _TAKEN)
         return changes_of(rebuilt.keys) if rebuilt.keys else None
 
     def _follow_reload(self) -> None:
@@ -170,7 +175,7 @@ class Acknowledged:
         elif group.error is not None:
             self._lose(numbered, str(group.error))
         elif group.verdicts[0].errno:
-            self._lose(numbered, f"it was refused (errno {group.verdicts[0].errno}): others had the lease by then")
+            self._lose(numbered, f"{_TAKEN} (errno {group.verdicts[0].errno})")
 
     # -- what is lost -------------------------------------------------------------------------------------------------
 
@@ -180,10 +185,13 @@ class Acknowledged:
 
     def _lose(self, numbered: NumberedOp, reason: str) -> None:
         self._lost.append((numbered, reason))
+        self._note_lost(numbered, reason)
+        self._lost_work.set()
+
+    def _note_lost(self, numbered: NumberedOp, reason: str) -> None:
         for ino in inodes_of(numbered.op):
             if len(self._lost_inos) < _LOST_INODES:
                 self._lost_inos[ino] = reason
-        self._lost_work.set()
 
     def _part_settled(self, part: int) -> None:
         self._settled_parts.append(part)
@@ -246,6 +254,8 @@ class Acknowledged:
         self._closes.update(part.closes)
         with self._base.read() as txn:
             for left in part.ops:
+                if ours and isinstance(left.op, Create):
+                    self.last_ino = max(self.last_ino, left.op.ino)
                 if not ours:
                     self._lose(left, "the session that acknowledged it was ended")
                 elif left.number > last_op:

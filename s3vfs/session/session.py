@@ -350,10 +350,8 @@ class Session:
         note_sent = partial(self._directory.note_sent, office.sid, office.incarnation)
         self._pipeline = Pipeline(self.base, self._appender, office.first_number, note_sent)
         await self._begin_leases(office, self._pipeline, self._directory)
-        with self.view() as txn:  # with the numbers used up by what was acknowledged before
-            row = Rows(txn).session(office.sid)
-        assert row is not None
-        self._inodes = InodeNumbers(self._pipeline, row)
+        assert self._acknowledged is not None
+        self._inodes = InodeNumbers(self._pipeline, row, self._acknowledged.last_ino)
         self._presence = Presence(self.store.control, office.sid, office.incarnation, self.options.label)
         found_low = await self._presence.found_low() if office.resumed else None
         await self._presence.write(self.low if found_low is None else min(found_low, self.low))

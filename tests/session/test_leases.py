@@ -186,6 +186,42 @@ def test_what_a_killed_daemon_had_acknowledged_is_kept_where_others_took_the_lea
     run(tmp_path, main)
 
 
+def test_a_number_whose_file_was_lost_is_given_to_no_other(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        await killed_after(client, b"lost")
+        async with place.client(2).mount(LEASED) as two:
+            await two.reach(ROOT)
+        async with client.mount(LEASED) as one:
+            made = create(one, b"new")
+            assert one.lost(made.ino) is None
+            assert one.lost(made.ino - 1) is not None
+
+    run(tmp_path, main)
+
+
+def test_what_a_revoked_lease_has_cost_is_known_as_soon_as_it_is_not_seen_any_more(tmp_path: Path) -> None:
+    """Its bytes would else be taken for those of a removed file."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with client.mount(LEASED) as one, place.client(2).mount(LEASED) as two:
+            await leased(one)
+            script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
+            made = create(one, b"lost")
+            assert one.acknowledge(made) is not None
+            await two.fresh(0)
+            await two.reach(ROOT)
+            script.clear()
+            script.add(Rule(Fault(Failure.BEFORE), frozenset({Operation.PUT}), "", times=None))
+            await trio.sleep(6)
+            assert names(one) == [b"first"]
+            assert one.lost(made.ino) is not None
+            script.clear()
+
+    run(tmp_path, main)
+
+
 def test_the_bytes_of_a_close_are_in_the_record_of_the_names_before_it(tmp_path: Path) -> None:
     """As the data room sends them: a SETATTR stands for the file's ops."""
 
