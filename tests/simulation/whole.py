@@ -36,18 +36,19 @@ from s3vfs.data.publish import Publisher
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.data.upkeep import Upkeep
 from s3vfs.data.upload import Uploaded, Uploader, sector_checksums
-from s3vfs.errors import SessionFenced, StoreUnreachable
+from s3vfs.errors import S3vfsError, SessionError, SessionFenced, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.journal.record import Record
-from s3vfs.namespace.ops import DeclareObject, Write, decode_op
-from s3vfs.namespace.rows import SECTOR_BYTES
+from s3vfs.namespace.ops import AnyOp, DeclareObject, Write, decode_op
+from s3vfs.namespace.rows import SECTOR_BYTES, Rows
+from s3vfs.namespace.verdict import Verdict
 from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.spill import Spill
 from s3vfs.session.unwrapping import single_error
 from tests.acceptance.fsck import check_object, check_rows
 from tests.simulation.client import Client, Life
 from tests.simulation.history import History, _first_violation, make_deterministic
-from tests.simulation.losses import Losses
+from tests.simulation.losses import Losses, Promise, Standing, check_promises
 from tests.simulation.mutants import Mutant
 from tests.simulation.oracle import Witness, replay
 from tests.simulation.weather import CALM, OUTAGE
@@ -116,15 +117,18 @@ class _LateBulk:
 class WholeHistory(History):
     """As `History`, with calls of a file system for ops, and no disk but each client's own."""
 
-    def __init__(self, world: World, root: Path) -> None:
+    def __init__(self, world: World, root: Path, *, leases: bool) -> None:
         super().__init__(world, root, corrupting=False)
         self.figures = Figures()
         self._root = root
         self._files: dict[str, list[OwnFile]] = {client.name: [] for client in self._clients}
-        self._losses = {client.name: Losses() for client in self._clients}
+        self._losses = {client.name: Losses(client.folder / "spill") for client in self._clients}
+        self._standing = {client.name: Standing(world, client) for client in self._clients}
+        self._promises: list[Promise] = []
         for client in self._clients:
             self._with_late_puts(client)
-            client.options = replace(client.options, io_timeout_s=8)  # commits are in doubt now and then
+            # Commits are in doubt now and then.
+            client.options = replace(client.options, io_timeout_s=8, leases=leases)
 
     @staticmethod
     def _with_late_puts(client: Client) -> None:
@@ -139,6 +143,7 @@ class WholeHistory(History):
     async def _work(self, client: Client, steps: int, life: Life) -> None:
         """Assembled as fuse.service does it."""
         session = life.session
+        self._note_promises(client, life)
         folder = client.folder
         cache = Cache(
             self._root / client.name / "blocks", SECTOR_BYTES, CACHE_BYTES, 0, session.environment.boottime_ns
@@ -154,26 +159,43 @@ class WholeHistory(History):
                 life.nursery = nursery
                 await self._day(client, steps, life, filesystem)
                 filesystem.forget_handles()
-                await self._publish_rest(contents)
+                await self._publish_rest(life, contents)
                 life.nursery = None
                 nursery.cancel_scope.cancel()
+
+    def _note_promises(self, client: Client, life: Life) -> None:
+        """What is acknowledged ahead of its record from now on; only under leases that are live (R7, R8)."""
+        session = life.session
+        genuine = session.acknowledge
+
+        def acknowledge(op: AnyOp) -> Verdict | None:
+            verdict = genuine(op)
+            if verdict is not None and not verdict.errno:
+                lease = session._acknowledged._overlay.pending[-1].numbered.lease
+                if Rows(self._world.state).grant(lease) is None:
+                    raise Violation(f"R8: {life.name} acknowledges {op} under lease {lease}, which is gone")
+                self._promises.append(Promise(client.name, session.sid, trio.current_time(), op))
+                self.figures.count["acknowledged"] += 1
+            return verdict
+
+        session.acknowledge = acknowledge
+
+    def check_promises(self) -> None:
+        check_promises(self._world, replay(self._world), self._clients, self._promises, self._losses)
 
     async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:
         def part(name: str) -> tuple[World, Life, Filesystem, random.Random, Figures]:
             return self._world, life, filesystem, random.Random(f"{self._world.seed}/{life.name}/{name}"), self.figures
 
-        owner = Owner(*part("owner"), self._files[client.name], client.name)
+        losses = self._losses[client.name]
+        owner = Owner(*part("owner"), self._files[client.name], client.name, self._standing[client.name], losses)
         client.lost |= not life.session.resumed  # until it has been accounted for, by a later life if need be
-        if not client.lost:
-            await owner.take_up()
-        else:
-            trees = await owner.look()
-            spill = client.folder / "spill"
-            losses = self._losses[client.name]
+        if client.lost:
             losses.disk_replaced |= client.disk_replaced
-            spilled = losses.account(life.name, spill, self._files[client.name], trees)
-            self.figures.count["files spilled"] += spilled
+            await owner.account()
             client.lost = client.disk_replaced = False
+        else:
+            await owner.take_up()
         others = [file for name, files in self._files.items() if name != client.name for file in files]
         auditor = Auditor(*part("auditor"))
         if client.way.climate is CALM and not self._running:  # the last meeting
@@ -197,12 +219,18 @@ class WholeHistory(History):
         except SessionFenced as error:
             self._world.say(life.name, f"a program ends: {error}")
 
-    async def _publish_rest(self, contents: Contents) -> None:
+    async def _publish_rest(self, life: Life, contents: Contents) -> None:
         while True:
             try:
                 return await contents.publish_all()
             except StoreUnreachable:
                 await trio.sleep(1)
+            except SessionError:
+                raise
+            except S3vfsError:  # once more (R10)
+                if not self._world.taken[life.session.sid]:
+                    raise
+                return
 
     async def _meet(self) -> None:
         await super()._meet()
@@ -388,7 +416,7 @@ WHOLE_MUTANTS = {
 
 
 def run_whole(
-    seed: int, *, keep_trace: bool = False, kind: type[WholeHistory] = WholeHistory
+    seed: int, *, leases: bool = True, keep_trace: bool = False, kind: type[WholeHistory] = WholeHistory
 ) -> tuple[Figures, list[str]]:
     """One history: its figures and its trace. Raises Violation, with the trace as `error.trace`."""
     shared_memory = Path("/dev/shm")
@@ -399,11 +427,12 @@ def run_whole(
         history: list[WholeHistory] = []
 
         async def main() -> None:
-            history.append(kind(world, root))
+            history.append(kind(world, root, leases=leases))
             report = await history[0].run()
             history[0].figures.count.update(lives=report.lives, resumed=report.resumed, records=report.records)
             history[0].figures.count.update(reloads=report.reloads, fenced=report.evicted)
             check_bucket(world)
+            history[0].check_promises()
 
         trio.run(main, clock=MockClock(autojump_threshold=0))
         return history[0].figures, world.trace
@@ -420,6 +449,7 @@ def main() -> int:
     parser.add_argument("--seeds", required=True, help="one seed, or FIRST-LAST")
     parser.add_argument("--trace", action="store_true", help="print what happened, in the order of mock time")
     parser.add_argument("--mutant", choices=WHOLE_MUTANTS, help="break a rule on purpose: histories should fail")
+    parser.add_argument("--no-leases", action="store_true", help="clients that ask for no lease")
     parser.add_argument("--verbose", action="store_true", help="log and one line of figures for each history")
     arguments = parser.parse_args()
     mutant = WHOLE_MUTANTS.get(arguments.mutant)
@@ -431,7 +461,7 @@ def main() -> int:
     for seed in seeds:
         try:
             with mutant.active() if mutant else nullcontext():
-                figures, trace = run_whole(seed, keep_trace=arguments.trace)
+                figures, trace = run_whole(seed, leases=not arguments.no_leases, keep_trace=arguments.trace)
             totals.update(figures.count)
         except Exception as error:
             trace = getattr(error, "trace", [])
