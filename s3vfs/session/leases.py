@@ -21,7 +21,7 @@ import trio
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.features import LEASES
 from s3vfs.namespace.leases import covering, lease_of_directory
-from s3vfs.namespace.ops import AnyOp, Busy, Feature, Grant, Recall, Release, Revoke
+from s3vfs.namespace.ops import AnyOp, Beat, Busy, Feature, Grant, Recall, Release, Revoke
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.session.base import Base
 from s3vfs.session.eviction import Committed
@@ -112,8 +112,13 @@ class Leases:
             self._end(lease)
 
     def strong(self) -> bool:
-        """R8: whether leases may be relied on now."""
-        return self._tail.seen_within(LEASE_STRENGTH_S)
+        """R8: whether leases may be relied on now. Not under a CHALLENGE: its author may end the session although it
+        sees the tail, where only its answer cannot go out."""
+        return not self._challenged() and self._tail.seen_within(LEASE_STRENGTH_S)
+
+    def _challenged(self) -> bool:
+        row = self._base.row
+        return row is None or row.challenge > row.last_seq
 
     def relied_on(self, leases: Iterable[LeaseId | None]) -> bool:
         """Whether all of these are own leases in force, which may be relied on now. It counts as their use."""
@@ -240,6 +245,8 @@ class Leases:
                 await self._work.wait()
                 self._work = trio.Event()
             now_s = trio.current_time()
+            if self._challenged():
+                self._pipeline.interject(Beat())  # where the record that would answer waits for uploads
             for lease, held in list(self._held.items()):
                 if held.ending_since_s is None:
                     if now_s - held.used_at_s >= LEASE_IDLE_S:

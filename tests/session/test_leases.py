@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from s3vfs.errors import S3vfsError
+from s3vfs.errors import S3vfsError, SessionFenced
 from s3vfs.namespace.ops import Setattr, SetattrMask
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.objects.counting import Operation
@@ -123,6 +124,31 @@ def test_nothing_is_acknowledged_while_the_bucket_is_silent_for_five_seconds(tmp
                 acknowledged(one, b"at %d" % int(trio.current_time() * 1000))
             assert not acknowledged(one, b"too late")  # R8
             script.clear()
+
+    run(tmp_path, main)
+
+
+def test_a_holder_under_a_challenge_acknowledges_nothing(tmp_path: Path) -> None:
+    """It sees the tail, but cannot answer: whoever doubts that it is alive may end it at any moment (R8)."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        with suppress(SessionFenced):
+            async with (
+                client.mount(LEASED) as one,
+                place.client(2).mount(LEASED) as two,
+                trio.open_nursery() as nursery,
+            ):
+                await leased(one)
+                script.add(Rule(Fault(Failure.BEFORE), frozenset({Operation.PUT}), "", times=None))
+                assert acknowledged(one, b"second")
+                nursery.start_soon(partial(two.evict, one.sid, wait_s=0))
+                await trio.sleep(8)
+                assert not one.fenced
+                assert one.tail.seen_within(1)
+                assert not acknowledged(one, b"third")
+                await trio.sleep(4)
+                assert one.fenced
 
     run(tmp_path, main)
 
