@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3vfs.namespace.ops import AnyOp
+from s3vfs.namespace.rows import ROOT_INO
 from s3vfs.session.acknowledged import described
 from s3vfs.session.spill import Spill
 from tests.simulation.client import Client
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 
 class Standing:
-    """Whether work that one client has acknowledged, and that fsync has not answered for, may be gone."""
+    """Whether work that one client has acknowledged, and that fsync has not answered for, may be gone. `home`: its own
+    directory."""
 
     def __init__(self, world: World, client: Client) -> None:
         self._world = world
         self._client = client
+        self.home = ROOT_INO
         self._accounted: Counter[int] = Counter()
 
     def taken(self) -> Counter[int]:

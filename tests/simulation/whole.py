@@ -307,7 +307,7 @@ class WholeHistory(History):
         self._world.say("fate", f"freezes {client.name}, for {judge.name} to evict it")
         client.way.freezer.freeze()
         judge.life.nursery.start_soon(self._evict_from, judge.life, client.life.session.sid)
-        await trio.sleep(self._world.generator.uniform(3, 8))
+        await trio.sleep(self._world.generator.uniform(3, 16))
         self._thaw(client)
 
 

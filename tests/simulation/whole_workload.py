@@ -1,7 +1,7 @@
 """What programs on whole clients do, and what they must see.
 
-An owner has files that nobody else changes, and knows every state that each of them has had; an auditor is on another
-client and reads them; sharers meet under a few names. Works on `Filesystem`, as the FUSE layer does.
+An owner has files that nobody else changes, most in a directory of its own, and knows every state that each of them has
+had; an auditor is on another client and reads them; sharers meet under a few names. Works on `Filesystem`, as the FUSE layer does.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from s3vfs.filesystem import Filesystem
 from s3vfs.filesystem.contracts import Caller, NewAttributes
 from s3vfs.namespace.ops import Beat
 from s3vfs.namespace.rows import ROOT_INO
+from s3vfs.session.session import Session
 from tests.simulation.client import Life
 from tests.simulation.losses import Losses, Standing, explained
 from tests.simulation.world import Violation, World
 
 PAUSE_S = 0.5
 MOST_BYTES = 1 << 20  # of an owner's file: two objects
+MOST_FILES = 8  # of an owner
 SHARED = (b"a", b"b", b"c", b"d")
 LOST = (errno.ENOENT, errno.EEXIST, errno.ESTALE)  # what a call says when another client was faster
 ROOT = Caller()
@@ -76,8 +78,9 @@ class OwnFile:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What others may rely on of a file when they begin to look."""
+    """What others may rely on of a file when they begin to look, through `session`."""
 
+    session: Session
     file: OwnFile
     durable: int
     fsynced: int
@@ -85,8 +88,8 @@ class Glance:
     shaken: bool
 
     @classmethod
-    def at(cls, file: OwnFile) -> Glance:
-        return cls(file, file.durable, file.fsynced, file.beginnings, file.owner.shaken())
+    def at(cls, session: Session, file: OwnFile) -> Glance:
+        return cls(session, file, file.durable, file.fsynced, file.beginnings, file.owner.shaken())
 
     @property
     def over(self) -> bool:
@@ -95,14 +98,14 @@ class Glance:
 
     @property
     def weak(self) -> bool:
-        return self.shaken or self.file.owner.shaken()
+        """Something was taken from its owner; or the onlooker was ended by others, and can ask for no lease back."""
+        return self.shaken or self.file.owner.shaken() or self.session.refusal() is not None
 
     def may_be_missing(self) -> bool:
         return self.over or (self.weak and self.fsynced < 0)
 
     def explains(self, seen: bytes) -> bool:
-        """All that fsync or close had answered for when this began, or something later; where something was taken from
-        its owner, fsync only."""
+        """All that fsync or close had answered for when this began, or something later; if `weak`, fsync only."""
         first = self.fsynced if self.weak else self.durable
         return self.file.beginnings > self.beginnings or explained(seen, self.file.possible(first))
 
@@ -124,8 +127,8 @@ class _Program:
     def _say(self, what: str) -> None:
         self._world.say(self._life.name, what)
 
-    async def _pause(self) -> None:
-        await trio.sleep(self._generator.uniform(0, 2 * PAUSE_S))
+    async def _pause(self, times: int = 1) -> None:
+        await trio.sleep(self._generator.uniform(0, 2 * PAUSE_S * times))
         self._life.session.touch()
 
     async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
@@ -161,7 +164,7 @@ class Owner(_Program):
     ) -> None:
         super().__init__(world, life, filesystem, generator, figures)
         self._files = files
-        self._prefix = f"{name}-own-".encode()
+        self._name = name
         self._handles: dict[OwnFile, int] = {}
         self._standing = standing
         self._losses = losses
@@ -285,8 +288,29 @@ class Owner(_Program):
             await self._patiently(lambda file=file: self._settle(file))
             await self._patiently(lambda file=file: self._fsync(file))
 
+    async def _go_home(self) -> int:
+        """The own directory; another one where it was lost."""
+        name = f"{self._name}-home".encode()
+        try:
+            found = await self._fs.lookup(ROOT_INO, name)
+        except PosixError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            found = await self._fs.mkdir(ROOT_INO, name, 0o755, ROOT)
+        self._standing.home = found.ino
+        return found.ino
+
+    def _new_name(self) -> bytes:
+        return f"{self._name}-own-{self._generator.randbytes(4).hex()}".encode()
+
+    async def _some_directory(self) -> int:
+        return ROOT_INO if self._generator.random() < 0.2 else await self._go_home()
+
+    def _present(self) -> list[OwnFile]:
+        return [file for file in self._files if not file.gone]
+
     async def _step(self) -> None:
-        present = [file for file in self._files if not file.gone]
+        present = self._present()
         if len(present) < 2 or (len(present) < 4 and self._generator.random() < 0.15):
             await self._create()
             return
@@ -296,18 +320,29 @@ class Owner(_Program):
         step = self._generator.choice(
             (self._write,) * 5
             + (self._truncate, self._fsync, self._fsync, self._close, self._close, self._settle, self._rename)
-            + (self._unlink,)
+            + (self._unlink, self._burst)
         )
         await step(file)
         self._count[step.__name__.strip("_")] += 1
 
-    async def _create(self) -> None:
-        name = self._prefix + self._generator.randbytes(4).hex().encode()
-        handle, found = await self._fs.create(ROOT_INO, name, 0o644, os.O_RDWR, ROOT)
+    async def _create(self) -> OwnFile:
+        parent, name = await self._some_directory(), self._new_name()
+        handle, found = await self._fs.create(parent, name, 0o644, os.O_RDWR, ROOT)
         file = OwnFile(name, found.ino, self._standing)
         self._files.append(file)
         self._handles[file] = handle
-        self._say(f"create {name!r} = {found.ino}")
+        self._say(f"create {name!r} in {parent} = {found.ino}")
+        return file
+
+    async def _burst(self, _: OwnFile) -> None:
+        """Several small files at once, as an archive is unpacked."""
+        for _ in range(self._generator.randrange(2, 6)):
+            file = await self._create()
+            data = self._generator.randbytes(self._generator.choice((0, 10, 3000)))
+            await self._change(file, data, lambda file=file, data=data: self._fs.write(self._handles[file], 0, data))
+            await self._close(file)
+        while len(present := self._present()) > MOST_FILES:
+            await self._unlink(self._generator.choice(present))
 
     async def _handle(self, file: OwnFile) -> int:
         if file not in self._handles:
@@ -364,11 +399,11 @@ class Owner(_Program):
         await self._fs.release(handle)
 
     async def _rename(self, file: OwnFile) -> None:
-        new = self._prefix + self._generator.randbytes(4).hex().encode()
+        parent, new = await self._some_directory(), self._new_name()
         found = self._fs.entry_of(file.ino)
         if found is None:
             raise self._wrong(f"file {file.ino} has lost its name")
-        await self._fs.rename(ROOT_INO, found[1], ROOT_INO, new, 0, ROOT)
+        await self._fs.rename(*found, parent, new, 0, ROOT)
         file.name = new
 
     async def _unlink(self, file: OwnFile) -> None:
@@ -377,7 +412,7 @@ class Owner(_Program):
             raise self._wrong(f"file {file.ino} has lost its name")
         file.gone = True
         handle = self._handles.pop(file, None)
-        await self._fs.unlink(ROOT_INO, found[1], ROOT)
+        await self._fs.unlink(*found, ROOT)
         if handle is not None:
             seen = bytes(await self._fs.read(handle, 0, 2 * MOST_BYTES))
             if seen != file.states[-1]:
@@ -395,8 +430,8 @@ class Auditor(_Program):
     """Reads what other clients own."""
 
     async def run(self, steps: int, files: dict[str, list[OwnFile]], name: str) -> None:
-        for _ in range(steps):
-            await self._pause()
+        for _ in range(steps // self._world.quiet):
+            await self._pause(self._world.quiet)
             others = [file for owner, those in files.items() if owner != name for file in those if not file.gone]
             if others:
                 try:
@@ -405,10 +440,10 @@ class Auditor(_Program):
                     self._count["unreachable"] += 1
 
     async def audit(self, file: OwnFile) -> None:
-        glance = Glance.at(file)
+        glance = Glance.at(self._life.session, file)
         try:
             await self._life.session.fresh(0)
-            await self._life.session.clear(ROOT_INO)  # as who comes by a name does
+            await self._life.session.clear(ROOT_INO, file.owner.home)  # as who comes by a name does
             seen = await self._whole(file.ino)
         except PosixError as error:
             if glance.may_be_missing():
@@ -424,8 +459,8 @@ class Holder(_Program):
     """Keeps others' files open: what had been published of one stays readable, also when its owner has removed it."""
 
     async def run(self, steps: int, files: dict[str, list[OwnFile]], name: str) -> None:
-        for _ in range(steps // 3):
-            await self._pause()
+        for _ in range(steps // 3 // self._world.quiet):
+            await self._pause(self._world.quiet)
             others = [file for owner, those in files.items() if owner != name for file in those if not file.gone]
             if others:
                 try:
@@ -434,10 +469,10 @@ class Holder(_Program):
                     self._count["unreachable"] += 1
 
     async def _hold(self, file: OwnFile) -> None:
-        glance = Glance.at(file)
+        glance = Glance.at(self._life.session, file)
         try:
             await self._life.session.fresh(0)
-            await self._life.session.clear(ROOT_INO)
+            await self._life.session.clear(ROOT_INO, file.owner.home)
             handle = await self._fs.open(file.ino, os.O_RDONLY, ROOT)
         except PosixError as error:
             if error.errno == errno.ESTALE and glance.may_be_missing():

@@ -49,6 +49,7 @@ class World:
     keep_trace: bool = False
     generator: random.Random = field(init=False)
     bucket: MemoryBucket = field(init=False)
+    quiet: int = field(init=False)  # how seldom clients look at what others own; else nobody keeps a lease for long
     clock_jump_ns: int = 0
     truth: dict[int, Appeared] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)  # times[seq - 1]: when record seq appeared
@@ -63,6 +64,7 @@ class World:
     def __post_init__(self) -> None:
         self.generator = random.Random(self.seed)
         self.bucket = MemoryBucket(self.date_ns)
+        self.quiet = (1, 3, 6)[self.seed % 3]
 
     def date_ns(self) -> int:
         """The bucket's Date: whole seconds, as S3's."""
