@@ -30,28 +30,23 @@ from trio.testing import MockClock
 
 from s3vfs.data.cache import Cache
 from s3vfs.data.contents import Contents
-from s3vfs.data.delivery import Delivery
 from s3vfs.data.protocol import Limits, Sizes, data_key
-from s3vfs.data.publish import Publisher
-from s3vfs.data.rangelog import RangeLog
-from s3vfs.data.upkeep import Upkeep
-from s3vfs.data.upload import Uploaded, Uploader, sector_checksums
-from s3vfs.errors import S3vfsError, SessionError, SessionFenced, StoreUnreachable
+from s3vfs.data.upload import sector_checksums
+from s3vfs.errors import ReadOnly, S3vfsError, SessionError, SessionFenced, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.journal.record import Record
 from s3vfs.namespace.ops import AnyOp, DeclareObject, Write, decode_op
 from s3vfs.namespace.rows import SECTOR_BYTES, Rows
 from s3vfs.namespace.verdict import Verdict
-from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.spill import Spill
 from s3vfs.session.unwrapping import single_error
 from tests.acceptance.fsck import check_object, check_rows
 from tests.simulation.client import Client, Life
 from tests.simulation.history import History, _first_violation, make_deterministic
 from tests.simulation.losses import Losses, Promise, Standing, check_promises
-from tests.simulation.mutants import Mutant
 from tests.simulation.oracle import Witness, replay
 from tests.simulation.weather import CALM, OUTAGE
+from tests.simulation.whole_mutants import WHOLE_MUTANTS
 from tests.simulation.whole_workload import Auditor, Figures, Holder, Owner, OwnFile, Sharer
 from tests.simulation.world import PREFIX, Violation, World
 
@@ -218,6 +213,8 @@ class WholeHistory(History):
             await program()
         except SessionFenced as error:
             self._world.say(life.name, f"a program ends: {error}")
+        except ReadOnly as error:
+            raise Violation(f"{life.name} has stopped itself: {error}") from error
 
     async def _publish_rest(self, life: Life, contents: Contents) -> None:
         while True:
@@ -335,84 +332,6 @@ def check_nothing_published_twice(witness: Witness) -> None:
                 first = seen.setdefault(change, done.seq)
                 if first != done.seq:
                     raise Violation(f"records {first} and {done.seq} publish the same bytes of file {done.op.ino}")
-
-
-# -- mutants ----------------------------------------------------------------------------------------------------------
-
-
-def _commit_before_put() -> Sequence[tuple[Any, str, Any]]:
-    """The upload answers at once; the PUT happens beside the commit, at its usual pace."""
-
-    async def upload(
-        self: Uploader, length: int, fill: Callable[[memoryview], None], *, keep: bool = False
-    ) -> Uploaded:
-        body = memoryview(bytearray(length))
-        fill(body)
-        session = self._session
-        uploaded = Uploaded(session.new_object(), length, sector_checksums(body, self._sizes.sector_bytes))
-
-        async def put() -> None:
-            while True:
-                try:
-                    return await session.environment.run(self._put, data_key(uploaded.object), body)
-                except StoreUnreachable:
-                    await trio.sleep(0.1)
-
-        trio.lowlevel.spawn_system_task(put)
-        return uploaded
-
-    return [(Uploader, "upload", upload)]
-
-
-def _acknowledged_in_memory() -> Sequence[tuple[Any, str, Any]]:
-    """What a former process has written, but not published, is forgotten."""
-    from s3vfs.data import upkeep
-
-    return [(upkeep, "replay", lambda path, boot_id: None)]
-
-
-def _fsync_lies() -> Sequence[tuple[Any, str, Any]]:
-    """fsync and close answer before anything has been published."""
-
-    async def publish(self: Contents, ino: int) -> None:
-        await trio.lowlevel.checkpoint()
-
-    return [(Contents, "publish", publish)]
-
-
-def _sent_is_not_noted() -> Sequence[tuple[Any, str, Any]]:
-    return [(RangeLog, "sent", lambda self, incarnation, number, share: None)]
-
-
-def _doubt_is_failure() -> Sequence[tuple[Any, str, Any]]:
-    return [(Delivery, "on_its_way", False), (Publisher, "_unheard", lambda self, ino, delivery: False)]
-
-
-def _spill_nothing() -> Sequence[tuple[Any, str, Any]]:
-    async def keep(self: Upkeep, working: Any, reason: str) -> None:
-        await trio.lowlevel.checkpoint()
-
-    return [(Upkeep, "_keep", keep)]
-
-
-def _older_copies_are_taken_up() -> Sequence[tuple[Any, str, Any]]:
-    return [(SessionDirectory, "_read_sent", lambda self, sid, incarnation: 2**62)]
-
-
-def _fenced_mounts_go_on() -> Sequence[tuple[Any, str, Any]]:
-    return [(Upkeep, "check", lambda self: None)]
-
-
-WHOLE_MUTANTS = {
-    "r9-commit-before-put": Mutant("R9", "a record is on its way before its objects are there", _commit_before_put),
-    "writes-forgotten": Mutant("6", "acknowledged writes are lost with the process", _acknowledged_in_memory),
-    "sent-is-not-noted": Mutant("R2", "a killed client publishes again what it had sent", _sent_is_not_noted),
-    "doubt-is-failure": Mutant("R2", "what was not answered in time is published again", _doubt_is_failure),
-    "spill-nothing": Mutant("R13", "unpublished bytes of an ended session are dropped", _spill_nothing),
-    "older-copies": Mutant("R13", "an older copy of a disk is taken up", _older_copies_are_taken_up),
-    "fenced-goes-on": Mutant("section 8", "handles work on after an eviction", _fenced_mounts_go_on),
-    "fsync-lies": Mutant("6", "fsync answers before others can read the bytes", _fsync_lies),
-}
 
 
 def run_whole(

@@ -1,7 +1,8 @@
 """What programs on whole clients do, and what they must see.
 
 An owner has files that nobody else changes, most in a directory of its own, and knows every state that each of them has
-had; an auditor is on another client and reads them; sharers meet under a few names. Works on `Filesystem`, as the FUSE layer does.
+had; an auditor is on another client and reads them; sharers meet under a few names. Works on `Filesystem`, as the FUSE
+layer does.
 """
 
 from __future__ import annotations
@@ -172,7 +173,10 @@ class Owner(_Program):
 
     async def take_up(self) -> None:
         """What was acknowledged is here, whatever happened to the process that had acknowledged it."""
-        await self._steadily(self._settle_all)
+        try:
+            await self._steadily(self._settle_all)
+        except PosixError as error:
+            raise Violation(f"{self._life.name}, taken up: {error!r}") from error
 
     async def _settle_all(self) -> None:
         for file in self._files:
@@ -279,7 +283,7 @@ class Owner(_Program):
                 doubt = True
             except PosixError as error:
                 if not (doubt and error.errno in LOST):
-                    raise
+                    raise Violation(f"{self._life.name}: {error!r}") from error
                 self._say(f"a change of name that was not answered came first: {error!r}")
         await self._steadily(self._settle_open)
 
