@@ -102,7 +102,7 @@ class Upkeep:
         """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again."""
         if file.failure is not None and file.lost:
             raise again(file.failure)
-        await self.deferral.settled(file.ino)
+        await self._settled(file)
         if file.working.dirty:
             seen = file.attempt
             contended = file.publishing.locked()
@@ -123,12 +123,19 @@ class Upkeep:
         elif file.orphan or not self.deferral.acknowledge(file):
             await self.publish(file)
 
+    async def _settled(self, file: OpenFile) -> None:
+        """No close of the file is on its way. Raises its failure while one cannot be sent: under its lease it goes,
+        and in no other way."""
+        await self.deferral.settled(file.ino)
+        if self.deferral.pending(file.ino) and file.failure is not None:
+            raise again(file.failure)
+
     @asynccontextmanager
     async def published(self, file: OpenFile) -> AsyncIterator[None]:
         """As `publish`, and inside no other publish of the file is under way; orphans too."""
         if file.failure is not None and file.lost:
             raise again(file.failure)
-        await self.deferral.settled(file.ino)
+        await self._settled(file)
         async with file.publishing:
             if file.working.dirty:
                 await self._attempt(file, orphans=True)
