@@ -99,6 +99,10 @@ class Losses:
                 ranges[offset] = data[offset : offset + length]
         return spilled
 
+    def has(self, data: bytes) -> bool:
+        """Whether a spilled file has these bytes."""
+        return any(data in (kept.folder / "bytes").read_bytes() for kept in self._spill.list() if not kept.changes)
+
     def changes(self) -> Counter[str]:
         """All changes of names and attributes that were ever kept."""
         return Counter(change for kept in self._spill.list() for change in kept.changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -25,6 +25,9 @@ from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.queue_log import QueueLog
 from s3vfs.session.session import Session
 from tests.simulation.mutants import Mutant
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 def _commit_before_put() -> Sequence[tuple[Any, str, Any]]:
@@ -115,6 +118,16 @@ def _losses_unsaid() -> Sequence[tuple[Any, str, Any]]:
     return [(Acknowledged, "_lose", lambda self, numbered, reason: None)]
 
 
+def _append_at_own_end() -> Sequence[tuple[Any, str, Any]]:
+    async def append(self: Contents, ino: int, data: Buffer) -> int:
+        offset = self._size(self._file(ino))
+        await self.write(ino, offset, data)
+        await self.publish(ino)
+        return offset
+
+    return [(Contents, "append", append)]
+
+
 def _clean_too_early() -> Sequence[tuple[Any, str, Any]]:
     """What was written while a publish was under way is called clean with it."""
     genuine = WorkingFile.release
@@ -150,6 +163,7 @@ WHOLE_MUTANTS = {
     "r12-acknowledged-in-base": Mutant("R12", "effects of acknowledged ops go to base", _acknowledged_in_base),
     "r12-not-read-through": Mutant("R12", "acknowledged changes are not seen by their own client", _not_read_through),
     "r12-queue-in-memory": Mutant("R12", "acknowledged changes are lost with the process", _queue_in_memory),
+    "appends-overlap": Mutant("section 5", "appends go to where the file ends here", _append_at_own_end),
     "r14-clean-too-early": Mutant("R14", "bytes are called clean while they are written", _clean_too_early),
     "r14-deleted-unpublished": Mutant("R14", "a working file is deleted before it is published", _deleted_unpublished),
 }

@@ -115,7 +115,7 @@ class Shaken(Exception):
     """Something is not as its owner knows it, and others had taken something from it."""
 
 
-class _Program:
+class Program:
     def __init__(
         self, world: World, life: Life, filesystem: Filesystem, generator: random.Random, figures: Figures
     ) -> None:
@@ -124,6 +124,9 @@ class _Program:
         self._fs = filesystem
         self._generator = generator
         self._count = figures.count
+
+    def _now_s(self) -> float:
+        return trio.current_time()
 
     def _say(self, what: str) -> None:
         self._world.say(self._life.name, what)
@@ -150,7 +153,7 @@ class _Program:
             await self._fs.release(handle)
 
 
-class Owner(_Program):
+class Owner(Program):
     def __init__(
         self,
         world: World,
@@ -430,7 +433,7 @@ def _compare(seen: bytes, file: OwnFile) -> str:
     return f"{len(seen)} bytes, not {len(wanted)}, first difference at {first}, maybe={file.maybe is not None}"
 
 
-class Auditor(_Program):
+class Auditor(Program):
     """Reads what other clients own."""
 
     async def run(self, steps: int, files: dict[str, list[OwnFile]], name: str) -> None:
@@ -459,7 +462,7 @@ class Auditor(_Program):
         self._count["audits"] += 1
 
 
-class Holder(_Program):
+class Holder(Program):
     """Keeps others' files open: what had been published of one stays readable, also when its owner has removed it."""
 
     async def run(self, steps: int, files: dict[str, list[OwnFile]], name: str) -> None:
@@ -493,7 +496,7 @@ class Holder(_Program):
             await self._fs.release(handle)
 
 
-class Sharer(_Program):
+class Sharer(Program):
     """Races under shared names. Its bytes are of one value for each client, so what is read can only be of those."""
 
     def __init__(
