@@ -17,7 +17,7 @@ import trio
 from s3vfs.environment import Environment
 from s3vfs.errors import ReadOnly, S3vfsError, StoreUnreachable, Unpublished, acknowledged_lost
 from s3vfs.journal.protocol import Journal
-from s3vfs.namespace.ops import AnyOp, Beat, End
+from s3vfs.namespace.ops import AnyOp, Append, Beat, End, Write
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
@@ -216,7 +216,14 @@ class Session:
 
     def send(self, ops: Sequence[AnyOp]) -> Pledge:
         """As `commit`, in two halves: queued before the first checkpoint, and numbered; the result can be asked for
-        again."""
+        again. For contents of files: where nobody else is, the leases of their directories are asked for as well."""
+        if self._leases is not None and self._pipeline is not None and self._pipeline.open:
+            with self.view() as txn:
+                wishes = self._leases.wish_for_files(
+                    Rows(txn), (op.ino for op in ops if isinstance(op, Write | Append))
+                )
+            if wishes:
+                self._pipeline.enqueue(wishes, background=True)
         return Pledge(self.enqueue(ops), self.wait)
 
     # -- ahead of the record ------------------------------------------------------------------------------------------

@@ -61,8 +61,8 @@ class Mount:
 
 
 @asynccontextmanager
-async def mounted(client: Client, limits: Limits = LIMITS) -> AsyncIterator[Mount]:
-    """Ends as if killed, where its block raises."""
+async def mounted(client: Client, limits: Limits = LIMITS, *, loses: bool = False) -> AsyncIterator[Mount]:
+    """`loses`: what is acknowledged does not get into the bucket, and the end says so, too."""
     async with client.mount(LEASED) as session:
         assert session.spill is not None
         folder = client.cache / f"data-{client.seed % 1000}"
@@ -72,6 +72,11 @@ async def mounted(client: Client, limits: Limits = LIMITS) -> AsyncIterator[Moun
         async with trio.open_nursery() as nursery:
             await nursery.start(contents.run)
             yield Mount(session, contents, Filesystem(session, contents))
+            if loses:
+                with pytest.raises(S3vfsError):
+                    await contents.publish_all()
+            else:
+                await contents.publish_all()
             nursery.cancel_scope.cancel()
 
 
@@ -191,7 +196,8 @@ def test_a_file_whose_close_is_due_is_not_closed_under_a_lease_that_may_be_gone(
 
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
-        async with mounted(client, replace(LIMITS, io_timeout_s=60)) as one, mounted(place.client(2)) as two:
+        patient = replace(LIMITS, io_timeout_s=60)
+        async with mounted(client, patient, loses=True) as one, mounted(place.client(2)) as two:
             await one.create(b"first")
             ino, handle = await one.create(b"file")
             script.add(Rule(Fault(Failure.BEFORE), ALL, "", times=None))
@@ -214,5 +220,50 @@ def test_a_file_whose_close_is_due_is_not_closed_under_a_lease_that_may_be_gone(
                 with pytest.raises(S3vfsError) as caught:
                     await one.fs.flush(handle)
             assert caught.value.errno == errno.EIO
+
+    run(tmp_path, main)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_APPEND])
+def test_a_file_that_is_edited_again_and_again_comes_under_a_lease(tmp_path: Path, flags: int) -> None:
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one:
+            ino, handle = await one.create(b"file")
+            await one.close(handle)
+        async with mounted(place.client(2)) as two:
+            await trio.sleep(5)  # nobody has been there lately
+            ahead = []
+            for _ in range(3):
+                before = two.session.applied_seq
+                handle = await two.fs.open(ino, flags, ROOT)
+                await two.fs.write(handle, 0, b"edited")
+                await two.close(handle)
+                ahead.append(two.session.applied_seq == before)
+            assert ahead == [False, True, True]
+
+    run(tmp_path, main)
+
+
+def test_one_recall_does_for_all_directories_beside_each_other(tmp_path: Path) -> None:
+    """As `find` meets them; the holder is at work in one of them."""
+
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
+            made = [await two.fs.mkdir(ROOT_INO, b"%d" % number, 0o755, ROOT) for number in range(40)]
+            await trio.sleep(5)  # nobody has been there lately
+            for number, found in enumerate(made):
+                handle, _ = await one.fs.create(found.ino, b"%d" % number, 0o644, os.O_RDWR, ROOT)
+                await one.close(handle)
+            await trio.sleep(0.6)
+            busy, _ = await one.fs.create(made[7].ino, b"busy", 0o644, os.O_RDWR, ROOT)
+            assert one.session.status()["leases"] == len(made)
+            await two.session.fresh(0)
+            before, began_s = two.session.applied_seq, trio.current_time()
+            for number, found in enumerate(made):
+                await two.session.fresh(0)
+                assert (await two.fs.lookup(found.ino, b"%d" % number)).ino
+            assert two.session.applied_seq - before <= 6
+            assert trio.current_time() - began_s < 3
+            await one.close(busy)
 
     run(tmp_path, main)

@@ -302,7 +302,7 @@ class WholeHistory(History):
         client.kill()
 
     async def _evict_frozen(self, client: Client) -> None:
-        """Frozen for longer than a challenge is given, evicted meanwhile, thawed."""
+        """Frozen for longer than most challenges are given, evicted meanwhile, thawed."""
         others = [other for other in self._clients if other is not client]
         judge = self._world.generator.choice(others)
         if client.life is None or judge.life is None or judge.life.nursery is None:
@@ -310,7 +310,8 @@ class WholeHistory(History):
         self._world.say("fate", f"freezes {client.name}, for {judge.name} to evict it")
         client.way.freezer.freeze()
         judge.life.nursery.start_soon(self._evict_from, judge.life, client.life.session.sid)
-        await trio.sleep(self._world.generator.uniform(3, 16))
+        # A holder of leases is given ten seconds.
+        await trio.sleep(self._world.generator.uniform(*self._world.generator.choice(((3, 8), (12, 17)))))
         self._thaw(client)
 
 
