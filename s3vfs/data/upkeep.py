@@ -156,12 +156,8 @@ class Upkeep:
     async def _attempt(self, file: OpenFile, *, orphans: bool) -> None:
         inode = self._inode(file.ino)
         if inode is None or (inode.nlink == 0 and not orphans):
-            if inode is None and (reason := self._session.lost(file.ino)) is not None:
-                await self._lose(file, acknowledged_lost(reason))
-                assert file.failure is not None
-                raise again(file.failure)
             if inode is None:
-                self._drop(file)
+                await self._gone(file)
             file.retry_at_s = trio.current_time() + self._limits.dirty_age_s
             return
         file.attempt += 1
@@ -178,8 +174,7 @@ class Upkeep:
                     await self._session.fresh(0)
                     await self._session.clear(file.ino)
                     if self._inode(file.ino) is None:
-                        self._drop(file)
-                        return
+                        return await self._gone(file)
             file.failure = None
             file.pause_s = 0.0
         except S3vfsError as error:
@@ -279,6 +274,16 @@ class Upkeep:
         with local_disk():
             working.remove()
         self._forget(file)
+
+    async def _gone(self, file: OpenFile) -> None:
+        """There is no such inode: it was removed; or its own making was lost, which this raises."""
+        reason = self._session.lost(file.ino)
+        if reason is None:
+            self._drop(file)
+            return
+        error = acknowledged_lost(reason)
+        await self._lose(file, error)
+        raise error
 
     def _drop(self, file: OpenFile) -> None:
         """The inode is gone, and its unpublished bytes with it, as unlink promises."""

@@ -30,7 +30,7 @@ from s3vfs.session.base import Base
 from s3vfs.session.leases import Leases
 from s3vfs.session.options import WINDOW_OPS
 from s3vfs.session.pipeline import Group, Pipeline
-from s3vfs.session.queue_log import LeftBehind, QueueLog, left_behind
+from s3vfs.session.queue_log import LeftBehind, QueueLog, carried, left_behind
 from s3vfs.session.spill import Spill
 
 _log = logging.getLogger(__name__)
@@ -240,20 +240,34 @@ class Acknowledged:
         """Go on with what an earlier daemon had acknowledged. `former`: see `Identity.former`. Before the pipeline
         runs."""
         found = await self._environment.run(left_behind, self._folder)
+        before = await self._environment.run(carried, self._folder)
+        self._closes.update(before.closes)
+        self._lost_inos.update(before.lost)
         landed = dict(former)
+        seen: set[tuple[LeaseId | None, AnyOp]] = set()  # a part may have been copied when its reader was killed
         for _, part in found:
             if part.sid:
-                self._take_up_part(part, landed.get(part.incarnation, 0))
+                self._take_up_part(part, landed.get(part.incarnation, 0), seen)
         self._leases.withheld = bool(self._closes)
+        await self.keep_lost()
+        self._queue_log.carry(self._closes, self._lost_inos)
         for path, _ in found:
             await self._environment.run(path.unlink)
-        await self.keep_lost()
 
-    def _take_up_part(self, part: LeftBehind, last_op: int) -> None:
+    def taken_up(self) -> None:
+        """The data room has seen to everything that `closed_under` and `lost` say of a former daemon."""
+        self._leases.withheld = False
+        self._closes.clear()
+        self._queue_log.carry({}, {})
+
+    def _take_up_part(self, part: LeftBehind, last_op: int, seen: set[tuple[LeaseId | None, AnyOp]]) -> None:
         ours = part.sid == self._base.sid
         self._closes.update(part.closes)
         with self._base.read() as txn:
             for left in part.ops:
+                if (left.lease, left.op) in seen:
+                    continue
+                seen.add((left.lease, left.op))
                 if ours and isinstance(left.op, Create):
                     self.last_ino = max(self.last_ino, left.op.ino)
                 if not ours:

@@ -252,9 +252,9 @@ class Session:
 
     def accompany(self, companion: Companion) -> None:
         """From now on `companion` sends along the bytes of acknowledged closes, those of a former daemon included."""
-        if self._pipeline is not None and self._leases is not None:
+        if self._pipeline is not None and self._acknowledged is not None:
             self._pipeline.companion = companion
-            self._leases.withheld = False
+            self._acknowledged.taken_up()
             self._pipeline.wake()
 
     def send_along(self, ops: Sequence[AnyOp], leases: Sequence[LeaseId | None]) -> Pledge:

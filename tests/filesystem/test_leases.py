@@ -224,6 +224,39 @@ def test_a_file_whose_close_is_due_is_not_closed_under_a_lease_that_may_be_gone(
     run(tmp_path, main)
 
 
+def test_the_bytes_of_a_file_whose_making_was_lost_are_kept(tmp_path: Path) -> None:
+    """Its publish is under way when the lease is revoked: the file is then not taken for a removed one."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        patient = replace(LIMITS, io_timeout_s=60)
+        async with mounted(client, patient, loses=True) as one, mounted(place.client(2)) as two:
+            await one.create(b"first")
+            ino, handle = await one.create(b"file")
+            await one.fs.write(handle, 0, b"precious")
+            script.add(Rule(Fault(Failure.BEFORE), ALL - BULK, "", times=None))
+            outcome: list[int] = []
+
+            async def sync() -> None:
+                try:
+                    await one.fs.fsync(handle)
+                except S3vfsError as error:
+                    outcome.append(error.errno)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sync)
+                await trio.sleep(1)
+                await two.session.fresh(0)
+                await two.session.reach(ROOT_INO)
+                assert two.fs.peek(ino) is None  # the lease was revoked
+                script.clear()
+            assert outcome == [errno.EIO]
+            kept = Spill(client.cache / "data-1" / "spill").list()
+            assert [(one.ino, one.ranges) for one in kept] == [(ino, ((0, 8),))]
+
+    run(tmp_path, main)
+
+
 @pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_APPEND])
 def test_a_file_that_is_edited_again_and_again_comes_under_a_lease(tmp_path: Path, flags: int) -> None:
     async def main(place: Place) -> None:

@@ -38,6 +38,11 @@ async def leased(session: Session) -> None:
     assert [verdict.errno for verdict in verdicts] == [0] * len(verdicts)
 
 
+def copy_part(tmp_path: Path) -> None:
+    (part,) = tmp_path.rglob("queue/1")
+    part.with_name("2").write_bytes(part.read_bytes())
+
+
 def acknowledged(session: Session, name: bytes) -> bool:
     verdict = session.acknowledge(create(session, name))
     return verdict is not None and not verdict.errno
@@ -222,6 +227,65 @@ def test_a_number_whose_file_was_lost_is_given_to_no_other(tmp_path: Path) -> No
             made = create(one, b"new")
             assert one.lost(made.ino) is None
             assert one.lost(made.ino - 1) is not None
+
+    run(tmp_path, main)
+
+
+def test_what_was_lost_is_remembered_until_the_data_room_has_seen_to_it(tmp_path: Path) -> None:
+    """Also by a daemon after one that was killed before that."""
+
+    class Nobody:
+        def due(self) -> bool:
+            return False
+
+        async def gather(self) -> Collection[LeaseId]:
+            return ()
+
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        inos = []
+        with suppress(Killed):
+            async with client.mount(LEASED) as one:
+                await leased(one)
+                made = create(one, b"lost")
+                assert one.acknowledge(made) is not None
+                with one.view() as txn:
+                    first = Rows(txn).dentry(ROOT, b"first")
+                assert first is not None
+                assert one.close_of(first.ino) is not None
+                inos += [made.ino, first.ino]
+                raise Killed
+        async with place.client(2).mount(LEASED) as two:
+            await two.reach(ROOT)
+        for seen in (False, False, True):
+            with suppress(Killed):
+                async with client.mount(LEASED) as one:
+                    assert one.lost(inos[0]) is not None
+                    lease, ours = one.closed_under(inos[1])
+                    assert lease is not None
+                    assert not ours
+                    if seen:
+                        one.accompany(Nobody())
+                    raise Killed
+        async with client.mount(LEASED) as one:
+            assert one.lost(inos[0]) is None
+            assert one.closed_under(inos[1]) == (None, False)
+
+    run(tmp_path, main)
+
+
+def test_a_restart_that_is_killed_half_way_does_nothing_twice(tmp_path: Path) -> None:
+    """The log has been copied, and the old part is still there."""
+
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        await killed_after(client, b"second")
+        copy_part(tmp_path)
+        async with client.mount(LEASED) as one:
+            await one.barrier(ROOT)  # nothing was lost
+            assert names(one) == [b"first", b"second"]
+            assert one.spill is not None
+            assert not one.spill.list()
 
     run(tmp_path, main)
 
