@@ -97,6 +97,7 @@ class Contents:
                 task_status.started()
                 await self._upkeep.run(nursery)
         finally:
+            self._upkeep.deferral.stop()
             for file in self._files.values():
                 file.working.close()
 

@@ -83,6 +83,10 @@ class Deferral:
         self._publisher.start(nursery)
         self._session.accompany(self)
 
+    def stop(self) -> None:
+        """Nothing is sent any more: the nursery ends. The leases of what is not in the bucket stay."""
+        self._nursery = None
+
     # -- closes -------------------------------------------------------------------------------------------------------
 
     def acknowledge(self, file: OpenFile, more_bytes: int = 0) -> bool:
@@ -143,11 +147,12 @@ class Deferral:
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def due(self) -> bool:
-        return bool(self._due)
+        return bool(self._due) and self._nursery is not None
 
     async def gather(self) -> set[LeaseId]:
         """See `session.pipeline.Companion`."""
-        assert self._nursery is not None
+        if self._nursery is None:
+            return {close.lease for close in self._due.values() if close.file.working.dirty}
         due, self._due = self._due, {}
         for ino, close in due.items():
             self._leaving.setdefault(ino, []).append(close)
@@ -161,6 +166,9 @@ class Deferral:
         try:
             async with file.publishing:
                 await self._publish_locked(close)
+        except trio.Cancelled:
+            close.failed = True
+            raise
         finally:
             leaving = self._leaving[file.ino]
             leaving.remove(close)

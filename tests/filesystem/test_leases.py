@@ -300,3 +300,17 @@ def test_one_recall_does_for_all_directories_beside_each_other(tmp_path: Path) -
             await one.close(busy)
 
     run(tmp_path, main)
+
+
+def test_a_batch_that_is_closed_after_the_data_room_has_ended_takes_nothing_along(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one:
+            await one.create(b"first")
+            _, handle = await one.create(b"log", flags=os.O_RDWR | os.O_APPEND)
+            await append(one, handle, b"line")
+            await one.fs.fsync(handle)
+            await one.create(b"last")
+            file = one.contents._files[one.fs.ino_of(handle)]
+            assert one.contents._upkeep.deferral.acknowledge(file)  # due, and there is nothing to publish
+
+    run(tmp_path, main)
