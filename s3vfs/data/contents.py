@@ -97,6 +97,7 @@ class Contents:
                 task_status.started()
                 await self._upkeep.run(nursery)
         finally:
+            self._upkeep.deferral.stop()
             for file in self._files.values():
                 file.working.close()
 
@@ -277,9 +278,11 @@ class Contents:
 
     async def append(self, ino: int, data: Buffer) -> int:
         """Add bytes at the end of the file, wherever that is when the record is applied: never over another node's
-        appends. Returns the offset, after the record. At most one object's size."""
+        appends. Returns the offset; after the record, or at once where a lease allows it. At most one object's size."""
         view = memoryview(data).cast("B")
         self._upkeep.check()
+        if (ahead := await self._append_ahead(ino, view)) is not None:
+            return ahead
         await self.publish(ino)  # what this mount wrote before comes before
         with self._session.view() as txn:
             inode = Rows(txn).inode(ino)
@@ -290,6 +293,31 @@ class Contents:
         most = self._sizes.object_bytes
         places = [await self._append_one(ino, view[at : at + most]) for at in range(0, len(view), most)]
         return places[0] if places else 0 if inode is None else inode.size
+
+    async def _append_ahead(self, ino: int, view: memoryview) -> int | None:
+        """Under a lease nobody else can come between: the end is where it is here, and the bytes follow as those of a
+        close do, naming the lease. None: the append has to wait for its record."""
+        await self._room.admit(len(view), self._upkeep.hurry)
+        self._upkeep.check()
+        file = self._writable(ino)
+        deferral, working = self._upkeep.deferral, file.working
+        if not view or not deferral.acknowledge(file, len(view)):
+            return None
+        async with file.storing:
+            self._upkeep.check()
+            offset, now_s = self._size(file), trio.current_time()
+            end = offset + len(view)
+            with local_disk(), working.changing(offset, end):
+                if len(view) <= self._limits.inline_bytes:
+                    working.store(offset, view)
+                else:
+                    working.touch(offset, end, now_s)
+                    await self._session.environment.run(working.store, offset, view)
+                if self._size(file) != offset or not deferral.acknowledge(file, len(view)):
+                    return None
+                working.written(offset, end, self._session.environment.wall_ns(), now_s)
+        self._upkeep.wake()
+        return offset
 
     async def _append_one(self, ino: int, view: memoryview) -> int:
         def fill(body: memoryview) -> None:

@@ -25,17 +25,21 @@ from s3vfs.data.packer import Packer
 from s3vfs.data.protocol import DataSession, Limits, Pledge, Sizes
 from s3vfs.data.publish import ONE_COMMIT_HOLES, ONE_COMMIT_PIECES, Publisher
 from s3vfs.data.upload import Uploader
-from s3vfs.errors import PosixError, S3vfsError, SessionFenced, acknowledged_lost
+from s3vfs.errors import PosixError, S3vfsError, SessionFenced, StoreError, acknowledged_lost
 from s3vfs.namespace.ops import AnyOp
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.verdict import COVERED
 
 _log = logging.getLogger(__name__)
 
+# Before a close that could not be sent is tried again; names wait as long.
+_PAUSE_S = 1.0
+
 
 @dataclass(eq=False, slots=True)
 class _Close:
-    """One acknowledged close. `sent`: its ops are in the batch, or never will be. `done`: their fate is known."""
+    """One acknowledged close. `sent`: its ops are in the batch, or never will be. `done`: their fate is known, or they
+    were never sent (`failed`) and are tried again."""
 
     file: OpenFile
     lease: LeaseId
@@ -79,51 +83,60 @@ class Deferral:
         self._publisher.start(nursery)
         self._session.accompany(self)
 
+    def stop(self) -> None:
+        """Nothing is sent any more: the nursery ends. The leases of what is not in the bucket stay."""
+        self._nursery = None
+
     # -- closes -------------------------------------------------------------------------------------------------------
 
-    def acknowledge(self, file: OpenFile) -> bool:
-        """Whether a close of the file, which has unpublished changes, may return now. No checkpoint."""
+    def acknowledge(self, file: OpenFile, more_bytes: int = 0) -> bool:
+        """Whether a close of the file, which has unpublished changes, may return now; or a write of `more_bytes`, which
+        are noted after this, before the next checkpoint. No checkpoint."""
         working = file.working
-        size_bytes = working.unpublished_bytes
+        due = self._due.get(file.ino)  # the batch has not been closed yet: it takes what is there then
+        size_bytes = working.unpublished_bytes + more_bytes
         if self._nursery is None or size_bytes > self._most_bytes or not self._limits.durable_close_above_bytes:
             return False
-        if file.ino in self._due:
-            return True  # the batch has not been closed yet: it takes what is there then
-        if self._bytes + size_bytes > self._limits.acknowledged_bytes or file.failure is not None or working.undecided:
+        others_bytes = self._bytes - (0 if due is None else due.size_bytes)
+        if others_bytes + size_bytes > self._limits.acknowledged_bytes or file.failure is not None:
             return False
         if len(working.pending.dirty) > ONE_COMMIT_PIECES or len(working.pending.holes) > ONE_COMMIT_HOLES:
             return False
-        if file.publishing.locked() and file.ino not in self._leaving:
+        if not self.pending(file.ino) and (file.publishing.locked() or working.undecided):
             return False
         lease = self._session.close_of(file.ino)
         if lease is None:
             return False
-        self._add(file, lease)
+        self._add(file, lease, size_bytes)
         return True
 
-    def _add(self, file: OpenFile, lease: LeaseId) -> None:
+    def _add(self, file: OpenFile, lease: LeaseId, size_bytes: int) -> None:
+        """A close, or another one of a file whose close is due already."""
         self.closes += 1
-        size_bytes = file.working.unpublished_bytes
-        self._due[file.ino] = _Close(file, lease, size_bytes)
-        self._bytes += size_bytes
+        due = self._due.setdefault(file.ino, _Close(file, lease, 0))
+        self._bytes += size_bytes - due.size_bytes
+        due.lease, due.size_bytes = lease, size_bytes
         if self._bytes >= self._most_bytes:
             self._session.press()
 
     def take_up(self, file: OpenFile, lease: LeaseId) -> None:
         """A close that an earlier daemon acknowledged."""
         self._session.note_close(file.ino, lease)
-        self._add(file, lease)
+        self._add(file, lease, file.working.unpublished_bytes)
 
     def pending(self, ino: int) -> bool:
         """Whether a close of the file is on its way."""
         return ino in self._due or ino in self._leaving
 
     async def settled(self, ino: int) -> None:
-        """Return when no close of the file is on its way any more; it hurries."""
+        """Return when no close of the file is on its way any more, or when one could not be sent: it then is due again,
+        and the file says why. It hurries."""
         while self.pending(ino):
             close = self._due.get(ino) or self._leaving[ino][-1]
             self._session.press()
             await close.done.wait()
+            if close.failed:
+                return
 
     def abandon(self) -> None:
         """The session is out of office: no batch will ask any more."""
@@ -134,11 +147,12 @@ class Deferral:
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def due(self) -> bool:
-        return bool(self._due)
+        return bool(self._due) and self._nursery is not None
 
     async def gather(self) -> set[LeaseId]:
         """See `session.pipeline.Companion`."""
-        assert self._nursery is not None
+        if self._nursery is None:
+            return {close.lease for close in self._due.values() if close.file.working.dirty}
         due, self._due = self._due, {}
         for ino, close in due.items():
             self._leaving.setdefault(ino, []).append(close)
@@ -152,13 +166,23 @@ class Deferral:
         try:
             async with file.publishing:
                 await self._publish_locked(close)
+        except trio.Cancelled:
+            close.failed = True
+            raise
         finally:
             leaving = self._leaving[file.ino]
             leaving.remove(close)
             if not leaving:
                 del self._leaving[file.ino]
+            if close.failed and self._session.refusal() is None:
+                self._again(close)
             self._end(close)
         self._landed(file)
+
+    def _again(self, close: _Close) -> None:
+        """It could not be sent: the next batch tries again, under the same lease, which is not given back before."""
+        if close.file.ino not in self._due and close.file.working.dirty and not close.file.lost:
+            self.take_up(close.file, close.lease)
 
     def _end(self, close: _Close) -> None:
         self._bytes -= close.size_bytes
@@ -188,15 +212,18 @@ class Deferral:
                 await self._give_up(file, acknowledged_lost("the lease was gone before this close was in the bucket"))
             else:
                 self._report(file, error)
-        except S3vfsError as error:
+        except StoreError as error:
             close.failed = True
+            self._report(file, error)
+            await trio.sleep(_PAUSE_S)
+        except S3vfsError as error:
             self._report(file, error)
 
     def _report(self, file: OpenFile, error: S3vfsError) -> None:
-        """R10. The background goes on trying."""
+        """R10. Where the bucket was not the reason the background goes on trying, lease or not."""
         file.failure = error
         file.failed_attempt = file.attempt
-        file.retry_at_s = trio.current_time() + 1
+        file.retry_at_s = trio.current_time() + _PAUSE_S
         _log.warning("inode %d, whose close was acknowledged, is not in the bucket: %s", file.ino, error)
 
     def _send(self, ops: Sequence[AnyOp]) -> Pledge:

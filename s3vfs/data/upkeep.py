@@ -102,7 +102,7 @@ class Upkeep:
         """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again."""
         if file.failure is not None and file.lost:
             raise again(file.failure)
-        await self.deferral.settled(file.ino)
+        await self._settled(file)
         if file.working.dirty:
             seen = file.attempt
             contended = file.publishing.locked()
@@ -123,12 +123,19 @@ class Upkeep:
         elif file.orphan or not self.deferral.acknowledge(file):
             await self.publish(file)
 
+    async def _settled(self, file: OpenFile) -> None:
+        """No close of the file is on its way. Raises its failure while one cannot be sent: under its lease it goes,
+        and in no other way."""
+        await self.deferral.settled(file.ino)
+        if self.deferral.pending(file.ino) and file.failure is not None:
+            raise again(file.failure)
+
     @asynccontextmanager
     async def published(self, file: OpenFile) -> AsyncIterator[None]:
         """As `publish`, and inside no other publish of the file is under way; orphans too."""
         if file.failure is not None and file.lost:
             raise again(file.failure)
-        await self.deferral.settled(file.ino)
+        await self._settled(file)
         async with file.publishing:
             if file.working.dirty:
                 await self._attempt(file, orphans=True)
@@ -150,12 +157,8 @@ class Upkeep:
     async def _attempt(self, file: OpenFile, *, orphans: bool) -> None:
         inode = self._inode(file.ino)
         if inode is None or (inode.nlink == 0 and not orphans):
-            if inode is None and (reason := self._session.lost(file.ino)) is not None:
-                await self._lose(file, acknowledged_lost(reason))
-                assert file.failure is not None
-                raise again(file.failure)
             if inode is None:
-                self._drop(file)
+                await self._gone(file)
             file.retry_at_s = trio.current_time() + self._limits.dirty_age_s
             return
         file.attempt += 1
@@ -172,8 +175,7 @@ class Upkeep:
                     await self._session.fresh(0)
                     await self._session.clear(file.ino)
                     if self._inode(file.ino) is None:
-                        self._drop(file)
-                        return
+                        return await self._gone(file)
             file.failure = None
             file.pause_s = 0.0
         except S3vfsError as error:
@@ -276,6 +278,16 @@ class Upkeep:
         with local_disk():
             working.remove()
         self._forget(file)
+
+    async def _gone(self, file: OpenFile) -> None:
+        """There is no such inode: it was removed; or its own making was lost, which this raises."""
+        reason = self._session.lost(file.ino)
+        if reason is None:
+            self._drop(file)
+            return
+        error = acknowledged_lost(reason)
+        await self._lose(file, error)
+        raise error
 
     def _drop(self, file: OpenFile) -> None:
         """The inode is gone, and its unpublished bytes with it, as unlink promises."""

@@ -7,7 +7,8 @@ promise, at any moment: `view(base)` is what base would be if every queued op we
 
 Pure: knows rows, ops and apply; not which thread, which bucket, which lease. Two rows are counters that every record
 moves, and would set off a rebuild each time. They are carried along by difference instead: the volume's usage (unless
-a quota makes verdicts depend on it), and the sequence numbers in the own session's row.
+a quota makes verdicts depend on it), and the sequence numbers in the own session's row. In the volume's own row every
+session's BLOCK moves the next free inode number, which no acknowledged op looks at.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 
 from s3vfs.namespace import ops
 from s3vfs.namespace.apply import apply_op
-from s3vfs.namespace.rows import USAGE_KEY, Rows, SessionRow, Usage, encode_row, session_key
+from s3vfs.namespace.rows import USAGE_KEY, VOLUME_KEY, Rows, SessionRow, Usage, Volume, encode_row, session_key
 from s3vfs.namespace.scratch import KeyRange, ScratchTransaction
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Context, Verdict
@@ -86,6 +87,7 @@ class Overlay:
         self._more_bytes = 0
         self._more_inodes = 0
         self._session: SessionRow | None = None  # the own session's row in base, when the overlay last looked
+        self._volume: Volume | None = None  # likewise
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -107,7 +109,7 @@ class Overlay:
         if self._queue and numbered.number <= self._queue[-1].numbered.number:
             raise ValueError(f"op {numbered.number} after op {self._queue[-1].numbered.number}")
         if not self._queue:
-            self._session = Rows(base).session(context.sid)
+            self._remember(base, context.sid)
         self._serial += 1
         pending = Pending(numbered, context, Verdict(), self._serial)
         verdict = self._try(base, pending)
@@ -182,7 +184,13 @@ class Overlay:
             before = self._session if row not in expected else None if wanted is None else _decode_session(wanted)
             if _without_sequence(Rows(base).session(self._queue[0].context.sid)) == _without_sequence(before):
                 surprises.remove(row)
+        if VOLUME_KEY in surprises and _without_numbers(Rows(base).volume()) == _without_numbers(self._volume):
+            surprises.remove(VOLUME_KEY)
         return frozenset(surprises)
+
+    def _remember(self, base: ReadTransaction, sid: int) -> None:
+        rows = Rows(base)
+        self._session, self._volume = rows.session(sid), rows.volume()
 
     def _drop(self, leaving: Sequence[Pending], staying: list[Pending]) -> None:
         """The leaving ops, which are the oldest: their rows stand in base now."""
@@ -204,7 +212,7 @@ class Overlay:
             return
         sid = self._queue[0].context.sid
         rows, key = Rows(base), session_key(sid)
-        self._session = rows.session(sid)
+        self._remember(base, sid)
         own = self._layer.get(key)
         if own is not None and own[0] is not None and self._session is not None:
             blocks = _decode_session(own[0]).blocks
@@ -227,7 +235,7 @@ class Overlay:
                 changed.append(Changed(pending.numbered, pending.verdict, verdict, queued=True))
                 pending.verdict = verdict
         if staying:
-            self._session = Rows(base).session(staying[0].context.sid)
+            self._remember(base, staying[0].context.sid)
         after = self._layer.values()
         keys = {key for key, value in before.items() if key not in after or after[key] != value}
         keys.update(key for key in after if key not in before)
@@ -248,3 +256,8 @@ def _concerns(pending: Pending, surprises: frozenset[bytes], ordered: Sequence[b
 def _without_sequence(row: SessionRow | None) -> SessionRow | None:
     """The session's row as far as acknowledged ops look at it."""
     return None if row is None else replace(row, last_op=0, last_seq=0, challenge=0)
+
+
+def _without_numbers(row: Volume | None) -> Volume | None:
+    """The volume's row as far as acknowledged ops look at it."""
+    return None if row is None else replace(row, next_ino=0)

@@ -20,7 +20,7 @@ from s3vfs.environment import Environment
 from s3vfs.errors import StoreUnreachable
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.leases import leases_touched
-from s3vfs.namespace.ops import AnyOp, NumberedOp, encode_op, inodes_of
+from s3vfs.namespace.ops import AnyOp, Create, NumberedOp, encode_op, inodes_of
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Context, Verdict
@@ -30,7 +30,7 @@ from s3vfs.session.base import Base
 from s3vfs.session.leases import Leases
 from s3vfs.session.options import WINDOW_OPS
 from s3vfs.session.pipeline import Group, Pipeline
-from s3vfs.session.queue_log import LeftBehind, QueueLog, left_behind
+from s3vfs.session.queue_log import LeftBehind, QueueLog, carried, left_behind
 from s3vfs.session.spill import Spill
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ _QUOTA_MARGIN_INODES = 20_000
 # Inodes whose loss is reported; and changes in one spill folder.
 _LOST_INODES = 100_000
 _CHANGES_IN_FOLDER = 10_000
+_TAKEN = "it was refused: others had the lease by then"
 
 
 class Acknowledged:
@@ -68,6 +69,7 @@ class Acknowledged:
         self._settled_parts: list[int] = []
         self._lost_inos: dict[int, str] = {}
         self._closes: dict[int, LeaseId] = {}
+        self.last_ino = 0  # the highest number that a former daemon gave to a new inode; also where that was lost
         pipeline.cut = self._queue_log.cut
         pipeline.settled = self._part_settled
         base.follow = self._follow
@@ -143,6 +145,9 @@ class Acknowledged:
         verdicts = dict(zip(self._pipeline.in_flight, applied.verdicts, strict=True)) if own else None
         with self._base.read() as txn:
             rebuilt = self._overlay.record_applied(txn, applied.keys, verdicts)
+        for changed in rebuilt.changed:
+            if changed.queued and changed.verdict.errno:  # its record will say so, too: nobody may rely on it till then
+                self._note_lost(changed.numbered, _TAKEN)
         return changes_of(rebuilt.keys) if rebuilt.keys else None
 
     def _follow_reload(self) -> None:
@@ -170,7 +175,7 @@ class Acknowledged:
         elif group.error is not None:
             self._lose(numbered, str(group.error))
         elif group.verdicts[0].errno:
-            self._lose(numbered, f"it was refused (errno {group.verdicts[0].errno}): others had the lease by then")
+            self._lose(numbered, f"{_TAKEN} (errno {group.verdicts[0].errno})")
 
     # -- what is lost -------------------------------------------------------------------------------------------------
 
@@ -180,10 +185,13 @@ class Acknowledged:
 
     def _lose(self, numbered: NumberedOp, reason: str) -> None:
         self._lost.append((numbered, reason))
+        self._note_lost(numbered, reason)
+        self._lost_work.set()
+
+    def _note_lost(self, numbered: NumberedOp, reason: str) -> None:
         for ino in inodes_of(numbered.op):
             if len(self._lost_inos) < _LOST_INODES:
                 self._lost_inos[ino] = reason
-        self._lost_work.set()
 
     def _part_settled(self, part: int) -> None:
         self._settled_parts.append(part)
@@ -232,20 +240,36 @@ class Acknowledged:
         """Go on with what an earlier daemon had acknowledged. `former`: see `Identity.former`. Before the pipeline
         runs."""
         found = await self._environment.run(left_behind, self._folder)
+        before = await self._environment.run(carried, self._folder)
+        self._closes.update(before.closes)
+        self._lost_inos.update(before.lost)
         landed = dict(former)
+        seen: set[tuple[LeaseId | None, AnyOp]] = set()  # a part may have been copied when its reader was killed
         for _, part in found:
             if part.sid:
-                self._take_up_part(part, landed.get(part.incarnation, 0))
+                self._take_up_part(part, landed.get(part.incarnation, 0), seen)
         self._leases.withheld = bool(self._closes)
+        await self.keep_lost()
+        self._queue_log.carry(self._closes, self._lost_inos)
         for path, _ in found:
             await self._environment.run(path.unlink)
-        await self.keep_lost()
 
-    def _take_up_part(self, part: LeftBehind, last_op: int) -> None:
+    def taken_up(self) -> None:
+        """The data room has seen to everything that `closed_under` and `lost` say of a former daemon."""
+        self._leases.withheld = False
+        self._closes.clear()
+        self._queue_log.carry({}, {})
+
+    def _take_up_part(self, part: LeftBehind, last_op: int, seen: set[tuple[LeaseId | None, AnyOp]]) -> None:
         ours = part.sid == self._base.sid
         self._closes.update(part.closes)
         with self._base.read() as txn:
             for left in part.ops:
+                if (left.lease, left.op) in seen:
+                    continue
+                seen.add((left.lease, left.op))
+                if ours and isinstance(left.op, Create):
+                    self.last_ino = max(self.last_ino, left.op.ino)
                 if not ours:
                     self._lose(left, "the session that acknowledged it was ended")
                 elif left.number > last_op:

@@ -17,11 +17,13 @@ from s3vfs.session.pipeline import Group, Pipeline
 
 
 class InodeNumbers:
-    """`row` is the session's row when it took office: what is left of its blocks goes on being used."""
+    """`row` is the session's row when it took office: what is left of its blocks goes on being used, but for numbers up
+    to `used`."""
 
-    def __init__(self, pipeline: Pipeline, row: SessionRow) -> None:
+    def __init__(self, pipeline: Pipeline, row: SessionRow, used: int) -> None:
         self._pipeline = pipeline
-        self._ranges = deque([(first, end) for first, end in row.blocks if first < end])
+        ranges = [(max(first, used + 1), end) for first, end in row.blocks]
+        self._ranges = deque([(first, end) for first, end in ranges if first < end])
         self._free = sum(end - first for first, end in self._ranges)
         self._asked = max(FIRST_BLOCK, self._free)
         self._waiting: Group | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,11 +22,13 @@ import trio
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.features import LEASES
 from s3vfs.namespace.leases import covering, lease_of_directory
-from s3vfs.namespace.ops import AnyOp, Busy, Feature, Grant, Recall, Release, Revoke
+from s3vfs.namespace.limits import COVERED_LINKS_MAX
+from s3vfs.namespace.ops import AnyOp, Beat, Busy, Feature, Grant, Recall, Release, Revoke
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.session.base import Base
 from s3vfs.session.eviction import Committed
 from s3vfs.session.options import (
+    BESIDE_IDLE_S,
     BUSY_AFTER_S,
     COMPANY_S,
     LEASE_IDLE_S,
@@ -46,6 +49,8 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 # How often somebody who waits for a lease looks at the tail.
 _WAITING_LOOK_S = 0.05
+# Files of one commit whose directories are asked for.
+_FILES_LOOKED_AT = 100
 # Directories remembered as shared with others; beyond that the oldest are forgotten.
 _MEMORY = 10_000
 
@@ -112,8 +117,13 @@ class Leases:
             self._end(lease)
 
     def strong(self) -> bool:
-        """R8: whether leases may be relied on now."""
-        return self._tail.seen_within(LEASE_STRENGTH_S)
+        """R8: whether leases may be relied on now. Not under a CHALLENGE: its author may end the session although it
+        sees the tail, where only its answer cannot go out."""
+        return not self._challenged() and self._tail.seen_within(LEASE_STRENGTH_S)
+
+    def _challenged(self) -> bool:
+        row = self._base.row
+        return row is None or row.challenge > row.last_seq
 
     def relied_on(self, leases: Iterable[LeaseId | None]) -> bool:
         """Whether all of these are own leases in force, which may be relied on now. It counts as their use."""
@@ -133,17 +143,36 @@ class Leases:
     def wish(self, rows: Rows, directories: Iterable[int]) -> list[AnyOp]:
         """What to send before an op that touches these directories, to have them leased; nothing where others have
         been there lately."""
+        directories = list(dict.fromkeys(directories))
+        if not self.enabled or not all(self._undisturbed(directory) for directory in directories):
+            return []
+        return self._ask_for(rows, directories)
+
+    def wish_for_files(self, rows: Rows, inos: Iterable[int]) -> list[AnyOp]:
+        """As `wish`, before contents of these files: the directories that they are in, each by itself. One file that is
+        edited again and again is then under a lease, too."""
         if not self.enabled:
             return []
+        parents = {
+            parent: None
+            for ino in islice(inos, _FILES_LOOKED_AT)
+            for parent, _ in islice(rows.links(ino), COVERED_LINKS_MAX)
+        }
+        return self._ask_for(rows, [parent for parent in parents if self._undisturbed(parent)])
+
+    def _undisturbed(self, directory: int) -> bool:
+        """Others have not been there lately."""
         now_s = trio.current_time()
-        wanted = []
-        for directory in dict.fromkeys(directories):
-            shy = self._shy.get(directory)
-            touched_s = self._touched.get(directory, -COMPANY_S)
-            if (shy is not None and now_s < shy.until_s) or now_s < touched_s + COMPANY_S:
-                return []
-            if lease_of_directory(rows, directory) is None and rows.inode(directory) is not None:
-                wanted.append(directory)
+        shy = self._shy.get(directory)
+        touched_s = self._touched.get(directory, -COMPANY_S)
+        return (shy is None or now_s >= shy.until_s) and now_s >= touched_s + COMPANY_S
+
+    def _ask_for(self, rows: Rows, directories: Sequence[int]) -> list[AnyOp]:
+        wanted = [
+            directory
+            for directory in directories
+            if lease_of_directory(rows, directory) is None and rows.inode(directory) is not None
+        ]
         if not wanted:
             return []
         volume = rows.volume()
@@ -171,6 +200,7 @@ class Leases:
                     self._held[lease].recalled = True
                     self._become_shy(rows.directories(lease))
                     self._end(lease)
+                    self._end_beside(rows, lease)
 
     def reloaded(self) -> None:
         """A checkpoint has replaced base: own leases may have come or gone unseen."""
@@ -195,6 +225,16 @@ class Leases:
         self._pipeline.wake()
         self._pipeline.press()
         self._look_often()
+
+    def _end_beside(self, rows: Rows, recalled: LeaseId) -> None:
+        """Who walks a tree wants the directories beside that one next: those that are not used just now go with it, so
+        that one RECALL does for all."""
+        beside = _parents(rows, recalled)
+        now_s = trio.current_time()
+        for lease, held in self._held.items():
+            idle = held.ending_since_s is None and now_s - held.used_at_s >= BESIDE_IDLE_S
+            if idle and not beside.isdisjoint(_parents(rows, lease)):
+                self._end(lease)
 
     def _conclusion(self) -> Callable[[Collection[LeaseId]], list[AnyOp]]:
         """A batch is being closed: everything acknowledged under leases that are ending is in it, or before it."""
@@ -240,6 +280,8 @@ class Leases:
                 await self._work.wait()
                 self._work = trio.Event()
             now_s = trio.current_time()
+            if self._challenged():
+                self._pipeline.interject(Beat())  # where the record that would answer waits for uploads
             for lease, held in list(self._held.items()):
                 if held.ending_since_s is None:
                     if now_s - held.used_at_s >= LEASE_IDLE_S:
@@ -319,3 +361,9 @@ class Leases:
                 _log.warning("the holder of lease %d.%d does not answer: revoking it", *lease)
                 await self._commit([Revoke(*lease, newest.seq, newest.index)])
             sign_s = trio.current_time() - RECALL_PATIENCE_S  # refused: look at once what stands now
+
+
+def _parents(rows: Rows, lease: LeaseId) -> set[int]:
+    """Where the directory lies that the lease was given for first: those made below it have come under it later."""
+    row = rows.grant(lease)
+    return set() if row is None else {parent for parent, _ in rows.links(row.root)}

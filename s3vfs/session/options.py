@@ -20,6 +20,7 @@ WINDOW_OPS = 10_000  # acknowledged and not durable, at most (DESIGN 6): then ca
 LEASE_STRENGTH_S = 5.0  # R8: how old the last sighting of the tail may be for acknowledging
 LEASE_LOOK_S = 0.5  # a holder hears of a recall within that
 LEASE_IDLE_S = 2.0  # a lease that nobody uses is given back
+BESIDE_IDLE_S = 0.5  # so long unused, a lease goes with a recalled one beside it
 RECALL_PATIENCE_S = 10.0  # without a sign of the holder, from the committed RECALL on
 RECALL_LIMIT_S = 60.0  # with signs
 BUSY_AFTER_S = 4.0  # a holder that is still flushing says so

@@ -232,7 +232,7 @@ class Pipeline:
 
     def along(self, ops: Sequence[AnyOp], leases: Sequence[Lease | None]) -> Group:
         """Queue `ops`, each naming its lease, into the batch that is being closed; behind it where it has been closed
-        meanwhile."""
+        meanwhile. What is done under a lease is as good as acknowledged: nobody has to wait for it (`awaits`)."""
         self._require_open()
         batch = self._closing
         if batch is None or batch.along + len(ops) > batch.along_end:
@@ -241,7 +241,8 @@ class Pipeline:
             self.press()
         else:
             first, batch.along = batch.along, batch.along + len(ops)
-        group = Group(len(ops), first, True, None, _inodes_of(ops))
+        unleased = [op for op, lease in zip(ops, leases, strict=True) if lease is None]
+        group = Group(len(ops), first, True, None, _inodes_of(unleased))
         self._awaited.update(group.inos)
         wires = [
             encode_op(NumberedOp(first + index, lease, op))

@@ -1,13 +1,15 @@
 """The queue on local disk: acknowledged ops and closes that are not in the journal yet (DESIGN 6).
 
     queue/<part>        one file for each batch: a header, then entries, appended before anything is acknowledged
+    queue/carried       what a restart has to remember until the data room has taken up its files: written as a whole
 
     header   magic "S3VFSQL1", sid (8), incarnation (4), 0 (4)
     entry    length (4), kind (1), xxh3 of kind and payload (8), payload
 
 Kind 1: an op in its wire form, with its number. Kind 2: a close that was acknowledged: inode, and seq and index of the
-lease. Big-endian. Nothing is fsynced: a killed daemon loses nothing, a power cut what was neither fsynced nor
-committed. A part is removed when the fate of all that it holds is known.
+lease. Kind 3, in `carried`: an inode of which something was lost, and why. Big-endian. Nothing is fsynced: a killed
+daemon loses nothing, a power cut what was neither fsynced nor committed. A part is removed when the fate of all that it
+holds is known.
 
 Everything here blocks for as long as the local disk does, which is the page cache. Knows no trio.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,9 @@ _ENTRY = struct.Struct(">IB8s")
 _CLOSE = struct.Struct(">QQI")
 _OP_KIND = 1
 _CLOSE_KIND = 2
+_LOST_KIND = 3
+_INO = struct.Struct(">Q")
+_CARRIED = "carried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class LeftBehind:
     incarnation: int
     ops: tuple[NumberedOp, ...]
     closes: dict[int, Lease] = field(default_factory=dict)
+    lost: dict[int, str] = field(default_factory=dict)
 
 
 class QueueLog:
@@ -64,8 +70,7 @@ class QueueLog:
     def _append(self, kind: int, payload: bytes) -> None:
         if self._fd < 0:
             self._begin()
-        checksum = xxhash.xxh3_64_digest(bytes([kind]) + payload)
-        entry = _ENTRY.pack(len(payload), kind, checksum) + payload
+        entry = _entry(kind, payload)
         try:
             written = os.write(self._fd, entry)
             if written != len(entry):
@@ -104,11 +109,34 @@ class QueueLog:
         if part:
             (self._folder / str(part)).unlink(missing_ok=True)
 
+    def carry(self, closes: Mapping[int, Lease], lost: Mapping[int, str]) -> None:
+        """Keep these beside the parts, in place of what was carried before."""
+        target = self._folder / _CARRIED
+        if not closes and not lost:
+            target.unlink(missing_ok=True)
+            return
+        entries = [_entry(_CLOSE_KIND, _CLOSE.pack(ino, *lease)) for ino, lease in closes.items()]
+        entries += [_entry(_LOST_KIND, _INO.pack(ino) + reason.encode()) for ino, reason in lost.items()]
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        draft = target.with_suffix(".new")
+        draft.write_bytes(self._header + b"".join(entries))
+        draft.replace(target)
+
     def close(self) -> None:
         """Let go of the descriptor; the files stay."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _entry(kind: int, payload: bytes) -> bytes:
+    return _ENTRY.pack(len(payload), kind, xxhash.xxh3_64_digest(bytes([kind]) + payload)) + payload
+
+
+def carried(folder: Path) -> LeftBehind:
+    """What an earlier daemon had to remember and has not come to."""
+    path = folder / _CARRIED
+    return _read(path) if path.exists() else LeftBehind(0, 0, ())
 
 
 def left_behind(folder: Path) -> list[tuple[Path, LeftBehind]]:
@@ -128,6 +156,7 @@ def _read(path: Path) -> LeftBehind:
     _, sid, incarnation, _ = _HEADER.unpack_from(data)
     ops: list[NumberedOp] = []
     closes: dict[int, Lease] = {}
+    lost: dict[int, str] = {}
     at = _HEADER.size
     while at + _ENTRY.size <= len(data):
         length, kind, checksum = _ENTRY.unpack_from(data, at)
@@ -138,6 +167,8 @@ def _read(path: Path) -> LeftBehind:
         if kind == _CLOSE_KIND:
             ino, seq, index = _CLOSE.unpack(payload)
             closes[ino] = (seq, index)
+        elif kind == _LOST_KIND:
+            lost[_INO.unpack_from(payload)[0]] = payload[_INO.size :].decode()
         elif (op := decode_op(payload)) is not None:
             ops.append(op)
-    return LeftBehind(sid, incarnation, tuple(ops), closes)
+    return LeftBehind(sid, incarnation, tuple(ops), closes, lost)

@@ -17,7 +17,7 @@ import trio
 from s3vfs.environment import Environment
 from s3vfs.errors import ReadOnly, S3vfsError, StoreUnreachable, Unpublished, acknowledged_lost
 from s3vfs.journal.protocol import Journal
-from s3vfs.namespace.ops import AnyOp, Beat, End
+from s3vfs.namespace.ops import AnyOp, Append, Beat, End, Write
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
@@ -216,7 +216,14 @@ class Session:
 
     def send(self, ops: Sequence[AnyOp]) -> Pledge:
         """As `commit`, in two halves: queued before the first checkpoint, and numbered; the result can be asked for
-        again."""
+        again. For contents of files: where nobody else is, the leases of their directories are asked for as well."""
+        if self._leases is not None and self._pipeline is not None and self._pipeline.open:
+            with self.view() as txn:
+                wishes = self._leases.wish_for_files(
+                    Rows(txn), (op.ino for op in ops if isinstance(op, Write | Append))
+                )
+            if wishes:
+                self._pipeline.enqueue(wishes, background=True)
         return Pledge(self.enqueue(ops), self.wait)
 
     # -- ahead of the record ------------------------------------------------------------------------------------------
@@ -245,9 +252,9 @@ class Session:
 
     def accompany(self, companion: Companion) -> None:
         """From now on `companion` sends along the bytes of acknowledged closes, those of a former daemon included."""
-        if self._pipeline is not None and self._leases is not None:
+        if self._pipeline is not None and self._acknowledged is not None:
             self._pipeline.companion = companion
-            self._leases.withheld = False
+            self._acknowledged.taken_up()
             self._pipeline.wake()
 
     def send_along(self, ops: Sequence[AnyOp], leases: Sequence[LeaseId | None]) -> Pledge:
@@ -350,10 +357,8 @@ class Session:
         note_sent = partial(self._directory.note_sent, office.sid, office.incarnation)
         self._pipeline = Pipeline(self.base, self._appender, office.first_number, note_sent)
         await self._begin_leases(office, self._pipeline, self._directory)
-        with self.view() as txn:  # with the numbers used up by what was acknowledged before
-            row = Rows(txn).session(office.sid)
-        assert row is not None
-        self._inodes = InodeNumbers(self._pipeline, row)
+        assert self._acknowledged is not None
+        self._inodes = InodeNumbers(self._pipeline, row, self._acknowledged.last_ino)
         self._presence = Presence(self.store.control, office.sid, office.incarnation, self.options.label)
         found_low = await self._presence.found_low() if office.resumed else None
         await self._presence.write(self.low if found_low is None else min(found_low, self.low))

@@ -151,6 +151,7 @@ def test_a_foreign_record_elsewhere_needs_no_rebuild(world: World) -> None:
     usage = dict(world.rows())[USAGE_KEY]
     assert world.commit_foreign([create(world.foreign, b"x", parent=directory.ino)]) == Rebuilt()
     assert world.commit_foreign([o.Challenge(world.own.sid)]) == Rebuilt()
+    assert world.commit_foreign([o.Block(7)]) == Rebuilt()
     assert dict(world.rows())[USAGE_KEY] != usage
     world.check()
 
@@ -229,6 +230,13 @@ def test_under_a_quota_foreign_growth_changes_verdicts() -> None:
     assert world.acknowledge(create(world.own, b"fourth")) == OK
     assert world.acknowledge(create(world.own, b"fifth")).errno == errno.EDQUOT
     rebuilt = world.commit_foreign([create(world.foreign, b"x", parent=directory.ino)])
+    assert [(one.before, one.verdict.errno) for one in rebuilt.changed] == [(OK, errno.EDQUOT)]
+    world.check()
+
+
+def test_another_quota_changes_verdicts(world: World) -> None:
+    world.acknowledge(create(world.own, b"x"))
+    rebuilt = world.commit_foreign([o.Block(7), o.Config(None, None, 1)])
     assert [(one.before, one.verdict.errno) for one in rebuilt.changed] == [(OK, errno.EDQUOT)]
     world.check()
 

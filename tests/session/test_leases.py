@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from s3vfs.errors import S3vfsError
+from s3vfs.errors import S3vfsError, SessionFenced
 from s3vfs.namespace.ops import Setattr, SetattrMask
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.objects.counting import Operation
@@ -35,6 +36,11 @@ async def leased(session: Session) -> None:
     assert wishes
     verdicts = await session.commit([*wishes, create(session, b"first")])
     assert [verdict.errno for verdict in verdicts] == [0] * len(verdicts)
+
+
+def copy_part(tmp_path: Path) -> None:
+    (part,) = tmp_path.rglob("queue/1")
+    part.with_name("2").write_bytes(part.read_bytes())
 
 
 def acknowledged(session: Session, name: bytes) -> bool:
@@ -127,6 +133,31 @@ def test_nothing_is_acknowledged_while_the_bucket_is_silent_for_five_seconds(tmp
     run(tmp_path, main)
 
 
+def test_a_holder_under_a_challenge_acknowledges_nothing(tmp_path: Path) -> None:
+    """It sees the tail, but cannot answer: whoever doubts that it is alive may end it at any moment (R8)."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        with suppress(SessionFenced):
+            async with (
+                client.mount(LEASED) as one,
+                place.client(2).mount(LEASED) as two,
+                trio.open_nursery() as nursery,
+            ):
+                await leased(one)
+                script.add(Rule(Fault(Failure.BEFORE), frozenset({Operation.PUT}), "", times=None))
+                assert acknowledged(one, b"second")
+                nursery.start_soon(partial(two.evict, one.sid, wait_s=0))
+                await trio.sleep(8)
+                assert not one.fenced
+                assert one.tail.seen_within(1)
+                assert not acknowledged(one, b"third")
+                await trio.sleep(4)
+                assert one.fenced
+
+    run(tmp_path, main)
+
+
 def test_a_holder_that_does_not_answer_loses_its_lease_and_its_work_is_kept_and_reported(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
@@ -182,6 +213,101 @@ def test_what_a_killed_daemon_had_acknowledged_is_kept_where_others_took_the_lea
             assert one.spill is not None
             assert len(one.spill.list()) == 1
             assert names(one) == [b"first", b"lost"]
+
+    run(tmp_path, main)
+
+
+def test_a_number_whose_file_was_lost_is_given_to_no_other(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        await killed_after(client, b"lost")
+        async with place.client(2).mount(LEASED) as two:
+            await two.reach(ROOT)
+        async with client.mount(LEASED) as one:
+            made = create(one, b"new")
+            assert one.lost(made.ino) is None
+            assert one.lost(made.ino - 1) is not None
+
+    run(tmp_path, main)
+
+
+def test_what_was_lost_is_remembered_until_the_data_room_has_seen_to_it(tmp_path: Path) -> None:
+    """Also by a daemon after one that was killed before that."""
+
+    class Nobody:
+        def due(self) -> bool:
+            return False
+
+        async def gather(self) -> Collection[LeaseId]:
+            return ()
+
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        inos = []
+        with suppress(Killed):
+            async with client.mount(LEASED) as one:
+                await leased(one)
+                made = create(one, b"lost")
+                assert one.acknowledge(made) is not None
+                with one.view() as txn:
+                    first = Rows(txn).dentry(ROOT, b"first")
+                assert first is not None
+                assert one.close_of(first.ino) is not None
+                inos += [made.ino, first.ino]
+                raise Killed
+        async with place.client(2).mount(LEASED) as two:
+            await two.reach(ROOT)
+        for seen in (False, False, True):
+            with suppress(Killed):
+                async with client.mount(LEASED) as one:
+                    assert one.lost(inos[0]) is not None
+                    lease, ours = one.closed_under(inos[1])
+                    assert lease is not None
+                    assert not ours
+                    if seen:
+                        one.accompany(Nobody())
+                    raise Killed
+        async with client.mount(LEASED) as one:
+            assert one.lost(inos[0]) is None
+            assert one.closed_under(inos[1]) == (None, False)
+
+    run(tmp_path, main)
+
+
+def test_a_restart_that_is_killed_half_way_does_nothing_twice(tmp_path: Path) -> None:
+    """The log has been copied, and the old part is still there."""
+
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        await killed_after(client, b"second")
+        copy_part(tmp_path)
+        async with client.mount(LEASED) as one:
+            await one.barrier(ROOT)  # nothing was lost
+            assert names(one) == [b"first", b"second"]
+            assert one.spill is not None
+            assert not one.spill.list()
+
+    run(tmp_path, main)
+
+
+def test_what_a_revoked_lease_has_cost_is_known_as_soon_as_it_is_not_seen_any_more(tmp_path: Path) -> None:
+    """Its bytes would else be taken for those of a removed file."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with client.mount(LEASED) as one, place.client(2).mount(LEASED) as two:
+            await leased(one)
+            script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
+            made = create(one, b"lost")
+            assert one.acknowledge(made) is not None
+            await two.fresh(0)
+            await two.reach(ROOT)
+            script.clear()
+            script.add(Rule(Fault(Failure.BEFORE), frozenset({Operation.PUT}), "", times=None))
+            await trio.sleep(6)
+            assert names(one) == [b"first"]
+            assert one.lost(made.ino) is not None
+            script.clear()
 
     run(tmp_path, main)
 

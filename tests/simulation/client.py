@@ -82,6 +82,7 @@ class Client:
         self.lives: list[Life] = []
         self.life: Life | None = None
         self.refusals: list[VolumeError] = []
+        self.replaced_at_s = -1.0  # when its disk was last changed for another
         self._cache = root / self.name
         self._scope = trio.CancelScope()
         self._skew_ns = self.generator.randrange(-300, 300) * 10**9
@@ -106,6 +107,7 @@ class Client:
         """Roll back, or clone another client's. Only between lives."""
         self.replica, self.boot = disk.replica.copy(), disk.boot
         self.lost = self.disk_replaced = True
+        self.replaced_at_s = trio.current_time()
         for path in self.folder.iterdir():
             if path.name in ("working", "queue"):
                 shutil.rmtree(path)

@@ -254,8 +254,8 @@ class Locker:
 class LockHistory(WholeHistory):
     """As `WholeHistory`, with lockers for programs."""
 
-    def __init__(self, world: World, root: Path) -> None:
-        super().__init__(world, root)
+    def __init__(self, world: World, root: Path, *, leases: bool) -> None:
+        super().__init__(world, root, leases=leases)
         self._ledger = Ledger()
 
     async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:

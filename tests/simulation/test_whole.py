@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.whole import WHOLE_MUTANTS, run_whole
+from tests.simulation.whole import run_whole
+from tests.simulation.whole_mutants import WHOLE_MUTANTS
 from tests.simulation.world import Violation
 
 CHUNK = 10

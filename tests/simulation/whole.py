@@ -30,27 +30,24 @@ from trio.testing import MockClock
 
 from s3vfs.data.cache import Cache
 from s3vfs.data.contents import Contents
-from s3vfs.data.delivery import Delivery
 from s3vfs.data.protocol import Limits, Sizes, data_key
-from s3vfs.data.publish import Publisher
-from s3vfs.data.rangelog import RangeLog
-from s3vfs.data.upkeep import Upkeep
-from s3vfs.data.upload import Uploaded, Uploader, sector_checksums
-from s3vfs.errors import SessionFenced, StoreUnreachable
+from s3vfs.data.upload import sector_checksums
+from s3vfs.errors import ReadOnly, S3vfsError, SessionError, SessionFenced, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.journal.record import Record
-from s3vfs.namespace.ops import DeclareObject, Write, decode_op
-from s3vfs.namespace.rows import SECTOR_BYTES
-from s3vfs.session.directory import SessionDirectory
+from s3vfs.namespace.ops import AnyOp, DeclareObject, Write, decode_op
+from s3vfs.namespace.rows import SECTOR_BYTES, Rows
+from s3vfs.namespace.verdict import Verdict
 from s3vfs.session.spill import Spill
 from s3vfs.session.unwrapping import single_error
 from tests.acceptance.fsck import check_object, check_rows
 from tests.simulation.client import Client, Life
 from tests.simulation.history import History, _first_violation, make_deterministic
-from tests.simulation.losses import Losses
-from tests.simulation.mutants import Mutant
+from tests.simulation.logs import Ledger, Logger
+from tests.simulation.losses import Losses, Promise, Standing, check_promises
 from tests.simulation.oracle import Witness, replay
 from tests.simulation.weather import CALM, OUTAGE
+from tests.simulation.whole_mutants import WHOLE_MUTANTS
 from tests.simulation.whole_workload import Auditor, Figures, Holder, Owner, OwnFile, Sharer
 from tests.simulation.world import PREFIX, Violation, World
 
@@ -116,15 +113,19 @@ class _LateBulk:
 class WholeHistory(History):
     """As `History`, with calls of a file system for ops, and no disk but each client's own."""
 
-    def __init__(self, world: World, root: Path) -> None:
+    def __init__(self, world: World, root: Path, *, leases: bool) -> None:
         super().__init__(world, root, corrupting=False)
         self.figures = Figures()
         self._root = root
         self._files: dict[str, list[OwnFile]] = {client.name: [] for client in self._clients}
-        self._losses = {client.name: Losses() for client in self._clients}
+        self._losses = {client.name: Losses(client.folder / "spill") for client in self._clients}
+        self._standing = {client.name: Standing(world, client) for client in self._clients}
+        self._promises: list[Promise] = []
+        self._ledger = Ledger()
         for client in self._clients:
             self._with_late_puts(client)
-            client.options = replace(client.options, io_timeout_s=8)  # commits are in doubt now and then
+            # Commits are in doubt now and then.
+            client.options = replace(client.options, io_timeout_s=8, leases=leases)
 
     @staticmethod
     def _with_late_puts(client: Client) -> None:
@@ -139,6 +140,7 @@ class WholeHistory(History):
     async def _work(self, client: Client, steps: int, life: Life) -> None:
         """Assembled as fuse.service does it."""
         session = life.session
+        self._note_promises(client, life)
         folder = client.folder
         cache = Cache(
             self._root / client.name / "blocks", SECTOR_BYTES, CACHE_BYTES, 0, session.environment.boottime_ns
@@ -154,35 +156,56 @@ class WholeHistory(History):
                 life.nursery = nursery
                 await self._day(client, steps, life, filesystem)
                 filesystem.forget_handles()
-                await self._publish_rest(contents)
+                await self._publish_rest(life, contents)
                 life.nursery = None
                 nursery.cancel_scope.cancel()
+
+    def _note_promises(self, client: Client, life: Life) -> None:
+        """What is acknowledged ahead of its record from now on; only under leases that are live (R7, R8)."""
+        session = life.session
+        genuine = session.acknowledge
+
+        def acknowledge(op: AnyOp) -> Verdict | None:
+            verdict = genuine(op)
+            if verdict is not None and not verdict.errno:
+                lease = session._acknowledged._overlay.pending[-1].numbered.lease
+                if Rows(self._world.state).grant(lease) is None:
+                    raise Violation(f"R8: {life.name} acknowledges {op} under lease {lease}, which is gone")
+                self._promises.append(Promise(client.name, session.sid, trio.current_time(), op))
+                self.figures.count["acknowledged"] += 1
+            return verdict
+
+        session.acknowledge = acknowledge
+
+    def check_promises(self) -> None:
+        check_promises(self._world, replay(self._world), self._clients, self._promises, self._losses)
+        self._ledger.check(self._world, self._clients, self._losses)
 
     async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:
         def part(name: str) -> tuple[World, Life, Filesystem, random.Random, Figures]:
             return self._world, life, filesystem, random.Random(f"{self._world.seed}/{life.name}/{name}"), self.figures
 
-        owner = Owner(*part("owner"), self._files[client.name], client.name)
+        losses = self._losses[client.name]
+        owner = Owner(*part("owner"), self._files[client.name], client.name, self._standing[client.name], losses)
         client.lost |= not life.session.resumed  # until it has been accounted for, by a later life if need be
-        if not client.lost:
-            await owner.take_up()
-        else:
-            trees = await owner.look()
-            spill = client.folder / "spill"
-            losses = self._losses[client.name]
+        if client.lost:
             losses.disk_replaced |= client.disk_replaced
-            spilled = losses.account(life.name, spill, self._files[client.name], trees)
-            self.figures.count["files spilled"] += spilled
+            await owner.account()
             client.lost = client.disk_replaced = False
+        else:
+            await owner.take_up()
         others = [file for name, files in self._files.items() if name != client.name for file in files]
         auditor = Auditor(*part("auditor"))
         if client.way.climate is CALM and not self._running:  # the last meeting
             for file in others:
                 await auditor.audit(file)
             return
+        names = [other.name for other in self._clients]
+        logger = Logger(*part("logger"), ledger=self._ledger, name=client.name, names=names)
         programs = (
             partial(owner.run, steps * STEPS // 12),
             partial(Sharer(*part("sharer"), client.name).run, steps),
+            partial(logger.run, steps),
             partial(auditor.run, steps, self._files, client.name),
             partial(Holder(*part("holder")).run, steps, self._files, client.name),
         )
@@ -196,13 +219,21 @@ class WholeHistory(History):
             await program()
         except SessionFenced as error:
             self._world.say(life.name, f"a program ends: {error}")
+        except ReadOnly as error:
+            raise Violation(f"{life.name} has stopped itself: {error}") from error
 
-    async def _publish_rest(self, contents: Contents) -> None:
+    async def _publish_rest(self, life: Life, contents: Contents) -> None:
         while True:
             try:
                 return await contents.publish_all()
             except StoreUnreachable:
                 await trio.sleep(1)
+            except SessionError:
+                raise
+            except S3vfsError:  # once more (R10)
+                if not self._world.taken[life.session.sid]:
+                    raise
+                return
 
     async def _meet(self) -> None:
         await super()._meet()
@@ -271,7 +302,7 @@ class WholeHistory(History):
         client.kill()
 
     async def _evict_frozen(self, client: Client) -> None:
-        """Frozen for longer than a challenge is given, evicted meanwhile, thawed."""
+        """Frozen for longer than most challenges are given, evicted meanwhile, thawed."""
         others = [other for other in self._clients if other is not client]
         judge = self._world.generator.choice(others)
         if client.life is None or judge.life is None or judge.life.nursery is None:
@@ -279,7 +310,8 @@ class WholeHistory(History):
         self._world.say("fate", f"freezes {client.name}, for {judge.name} to evict it")
         client.way.freezer.freeze()
         judge.life.nursery.start_soon(self._evict_from, judge.life, client.life.session.sid)
-        await trio.sleep(self._world.generator.uniform(3, 8))
+        # A holder of leases is given ten seconds.
+        await trio.sleep(self._world.generator.uniform(*self._world.generator.choice(((3, 8), (12, 17)))))
         self._thaw(client)
 
 
@@ -309,86 +341,8 @@ def check_nothing_published_twice(witness: Witness) -> None:
                     raise Violation(f"records {first} and {done.seq} publish the same bytes of file {done.op.ino}")
 
 
-# -- mutants ----------------------------------------------------------------------------------------------------------
-
-
-def _commit_before_put() -> Sequence[tuple[Any, str, Any]]:
-    """The upload answers at once; the PUT happens beside the commit, at its usual pace."""
-
-    async def upload(
-        self: Uploader, length: int, fill: Callable[[memoryview], None], *, keep: bool = False
-    ) -> Uploaded:
-        body = memoryview(bytearray(length))
-        fill(body)
-        session = self._session
-        uploaded = Uploaded(session.new_object(), length, sector_checksums(body, self._sizes.sector_bytes))
-
-        async def put() -> None:
-            while True:
-                try:
-                    return await session.environment.run(self._put, data_key(uploaded.object), body)
-                except StoreUnreachable:
-                    await trio.sleep(0.1)
-
-        trio.lowlevel.spawn_system_task(put)
-        return uploaded
-
-    return [(Uploader, "upload", upload)]
-
-
-def _acknowledged_in_memory() -> Sequence[tuple[Any, str, Any]]:
-    """What a former process has written, but not published, is forgotten."""
-    from s3vfs.data import upkeep
-
-    return [(upkeep, "replay", lambda path, boot_id: None)]
-
-
-def _fsync_lies() -> Sequence[tuple[Any, str, Any]]:
-    """fsync and close answer before anything has been published."""
-
-    async def publish(self: Contents, ino: int) -> None:
-        await trio.lowlevel.checkpoint()
-
-    return [(Contents, "publish", publish)]
-
-
-def _sent_is_not_noted() -> Sequence[tuple[Any, str, Any]]:
-    return [(RangeLog, "sent", lambda self, incarnation, number, share: None)]
-
-
-def _doubt_is_failure() -> Sequence[tuple[Any, str, Any]]:
-    return [(Delivery, "on_its_way", False), (Publisher, "_unheard", lambda self, ino, delivery: False)]
-
-
-def _spill_nothing() -> Sequence[tuple[Any, str, Any]]:
-    async def keep(self: Upkeep, working: Any, reason: str) -> None:
-        await trio.lowlevel.checkpoint()
-
-    return [(Upkeep, "_keep", keep)]
-
-
-def _older_copies_are_taken_up() -> Sequence[tuple[Any, str, Any]]:
-    return [(SessionDirectory, "_read_sent", lambda self, sid, incarnation: 2**62)]
-
-
-def _fenced_mounts_go_on() -> Sequence[tuple[Any, str, Any]]:
-    return [(Upkeep, "check", lambda self: None)]
-
-
-WHOLE_MUTANTS = {
-    "r9-commit-before-put": Mutant("R9", "a record is on its way before its objects are there", _commit_before_put),
-    "writes-forgotten": Mutant("6", "acknowledged writes are lost with the process", _acknowledged_in_memory),
-    "sent-is-not-noted": Mutant("R2", "a killed client publishes again what it had sent", _sent_is_not_noted),
-    "doubt-is-failure": Mutant("R2", "what was not answered in time is published again", _doubt_is_failure),
-    "spill-nothing": Mutant("R13", "unpublished bytes of an ended session are dropped", _spill_nothing),
-    "older-copies": Mutant("R13", "an older copy of a disk is taken up", _older_copies_are_taken_up),
-    "fenced-goes-on": Mutant("section 8", "handles work on after an eviction", _fenced_mounts_go_on),
-    "fsync-lies": Mutant("6", "fsync answers before others can read the bytes", _fsync_lies),
-}
-
-
 def run_whole(
-    seed: int, *, keep_trace: bool = False, kind: type[WholeHistory] = WholeHistory
+    seed: int, *, leases: bool = True, keep_trace: bool = False, kind: type[WholeHistory] = WholeHistory
 ) -> tuple[Figures, list[str]]:
     """One history: its figures and its trace. Raises Violation, with the trace as `error.trace`."""
     shared_memory = Path("/dev/shm")
@@ -399,11 +353,12 @@ def run_whole(
         history: list[WholeHistory] = []
 
         async def main() -> None:
-            history.append(kind(world, root))
+            history.append(kind(world, root, leases=leases))
             report = await history[0].run()
             history[0].figures.count.update(lives=report.lives, resumed=report.resumed, records=report.records)
             history[0].figures.count.update(reloads=report.reloads, fenced=report.evicted)
             check_bucket(world)
+            history[0].check_promises()
 
         trio.run(main, clock=MockClock(autojump_threshold=0))
         return history[0].figures, world.trace
@@ -420,6 +375,7 @@ def main() -> int:
     parser.add_argument("--seeds", required=True, help="one seed, or FIRST-LAST")
     parser.add_argument("--trace", action="store_true", help="print what happened, in the order of mock time")
     parser.add_argument("--mutant", choices=WHOLE_MUTANTS, help="break a rule on purpose: histories should fail")
+    parser.add_argument("--no-leases", action="store_true", help="clients that ask for no lease")
     parser.add_argument("--verbose", action="store_true", help="log and one line of figures for each history")
     arguments = parser.parse_args()
     mutant = WHOLE_MUTANTS.get(arguments.mutant)
@@ -431,7 +387,7 @@ def main() -> int:
     for seed in seeds:
         try:
             with mutant.active() if mutant else nullcontext():
-                figures, trace = run_whole(seed, keep_trace=arguments.trace)
+                figures, trace = run_whole(seed, leases=not arguments.no_leases, keep_trace=arguments.trace)
             totals.update(figures.count)
         except Exception as error:
             trace = getattr(error, "trace", [])

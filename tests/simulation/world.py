@@ -7,6 +7,7 @@ are built on it. Nothing here knows sessions.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 import trio
@@ -14,7 +15,10 @@ import xxhash
 
 from s3vfs.journal.keys import record_seq
 from s3vfs.journal.record import Record, decode_record
-from s3vfs.namespace.ops import DeclareObject, decode_op
+from s3vfs.namespace.apply import apply_record
+from s3vfs.namespace.dictionary import DictTransaction
+from s3vfs.namespace.ops import DeclareObject, Evict, Resume, Revoke, decode_op
+from s3vfs.namespace.rows import Rows
 from s3vfs.objects.memory import MemoryBucket
 from tests.session.volume import EPOCH_NS, UUID
 
@@ -45,17 +49,22 @@ class World:
     keep_trace: bool = False
     generator: random.Random = field(init=False)
     bucket: MemoryBucket = field(init=False)
+    quiet: int = field(init=False)  # how seldom clients look at what others own; else nobody keeps a lease for long
     clock_jump_ns: int = 0
     truth: dict[int, Appeared] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)  # times[seq - 1]: when record seq appeared
     ghosts: int = 0
     requests: int = 0
+    state: DictTransaction = field(default_factory=DictTransaction)  # what the journal says now
+    taken: Counter[int] = field(default_factory=Counter)  # by session: how often others took a lease or the office
     trace: list[str] = field(default_factory=list)
     nursery: trio.Nursery = field(init=False)
+    _last_client: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.generator = random.Random(self.seed)
         self.bucket = MemoryBucket(self.date_ns)
+        self.quiet = (1, 3, 6)[self.seed % 3]
 
     def date_ns(self) -> int:
         """The bucket's Date: whole seconds, as S3's."""
@@ -103,8 +112,39 @@ class World:
         record = decode_record(data)
         self.truth[seq] = Appeared(record, data, trio.current_time(), life)
         self.times.append(trio.current_time())
-        self.say(life, f"record {seq} of {record.header.sid:x}.{record.header.incarnation}, {len(record.ops)} ops")
+        self.say(life, f"record {seq} of {record.header.sid:x}.{record.header.incarnation}: {_summary(record)}")
         self._check_objects_are_there(record)
+        self._follow(record, life)
+
+    def _follow(self, record: Record, life: str) -> None:
+        verdicts = apply_record(self.state, record.header, record.ops)
+        for raw, verdict in zip(record.ops, verdicts, strict=True):
+            numbered = decode_op(raw)
+            if numbered is None or verdict.errno:
+                continue
+            match numbered.op:
+                case Revoke(seq=seq):
+                    self.taken[self.truth[seq].record.header.sid] += 1
+                case Evict(sid=sid):
+                    self.taken[sid] += 1
+                case Resume():
+                    self.taken[record.header.sid] += self._last_client.get(record.header.sid) != _client(life)
+        self._last_client[record.header.sid] = _client(life)
+
+    def contents(self, ino: int) -> bytes | None:
+        """What the journal and the bucket say that the file is; None where it is gone."""
+        rows = Rows(self.state)
+        inode = rows.inode(ino)
+        if inode is None:
+            return None
+        data = bytearray(inode.size)
+        for offset, extent in rows.extents(ino, 0, inode.size):
+            body = self.bucket.peek(f"{PREFIX}/{data_key(extent.object)}")
+            if body is None:
+                raise Violation(f"R9: object {extent.object.hex()} is not in the bucket")
+            end = min(offset + extent.length, inode.size)
+            data[offset:end] = body[extent.object_offset : extent.object_offset + end - offset]
+        return bytes(data)
 
     def _check_objects_are_there(self, record: Record) -> None:
         """R9, at the very moment at which metadata begins to refer to an object."""
@@ -114,6 +154,16 @@ class World:
                 key = f"{PREFIX}/{data_key(numbered.op.object)}"
                 if self.bucket.peek(key) is None:
                     raise Violation(f"R9: record {record.header.seq} declares {key}, which is not in the bucket")
+
+
+def _client(life: str) -> str:
+    return life.partition(".")[0]
+
+
+def _summary(record: Record) -> str:
+    """Its ops, for the trace."""
+    kinds = Counter("?" if op is None else type(op.op).__name__ for op in map(decode_op, record.ops))
+    return ", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in kinds.items())
 
 
 def data_key(object_id: bytes) -> str:

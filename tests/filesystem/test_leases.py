@@ -1,0 +1,316 @@
+"""Closes and appends that are acknowledged under a lease: whole clients on one bucket, down to their working files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from s3vfs.data.cache import Cache
+from s3vfs.data.contents import Contents
+from s3vfs.data.protocol import Limits, Sizes
+from s3vfs.errors import S3vfsError, StoreUnreachable
+from s3vfs.filesystem import Filesystem
+from s3vfs.filesystem.contracts import Caller
+from s3vfs.namespace.rows import ROOT_INO
+from s3vfs.objects.counting import Operation
+from s3vfs.objects.faults import Failure, Fault, Rule
+from s3vfs.session.options import SessionOptions
+from s3vfs.session.session import Session
+from s3vfs.session.spill import Spill
+from tests.session.histories import run, scripted
+from tests.session.volume import Client, Place
+
+LEASED = SessionOptions(leases=True)
+LIMITS = Limits(reserve_bytes=0, io_timeout_s=3, inline_bytes=1 << 10)
+SIZES = Sizes(object_bytes=512 << 10)
+ROOT = Caller()
+BULK = frozenset({Operation.BULK_PUT})
+ALL = frozenset(Operation)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    session: Session
+    contents: Contents
+    fs: Filesystem
+
+    async def create(self, name: bytes, *, flags: int = os.O_RDWR) -> tuple[int, int]:
+        """(inode, handle)"""
+        handle, found = await self.fs.create(ROOT_INO, name, 0o644, flags, ROOT)
+        return found.ino, handle
+
+    async def close(self, handle: int) -> None:
+        await self.fs.flush(handle)
+        await self.fs.release(handle)
+
+    async def read(self, name: bytes) -> bytes:
+        await self.session.fresh(0)
+        found = await self.fs.lookup(ROOT_INO, name)
+        handle = await self.fs.open(found.ino, os.O_RDONLY, ROOT)
+        try:
+            return bytes(await self.fs.read(handle, 0, 1 << 20))
+        finally:
+            await self.fs.release(handle)
+
+
+@asynccontextmanager
+async def mounted(client: Client, limits: Limits = LIMITS, *, loses: bool = False) -> AsyncIterator[Mount]:
+    """`loses`: what is acknowledged does not get into the bucket, and the end says so, too."""
+    async with client.mount(LEASED) as session:
+        assert session.spill is not None
+        folder = client.cache / f"data-{client.seed % 1000}"
+        cache = Cache(folder / "blocks", SIZES.sector_bytes, 1 << 20, 0, session.environment.boottime_ns)
+        spill = Spill(folder / "spill")
+        contents = Contents(session, folder / "working", cache, sizes=SIZES, limits=limits, spill=spill)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(contents.run)
+            yield Mount(session, contents, Filesystem(session, contents))
+            if loses:
+                with pytest.raises(S3vfsError):
+                    await contents.publish_all()
+            else:
+                await contents.publish_all()
+            nursery.cancel_scope.cancel()
+
+
+async def append(mount: Mount, handle: int, data: bytes) -> bool:
+    """Whether it was answered before any record."""
+    before = mount.session.applied_seq
+    assert await mount.fs.write(handle, 0, data) == len(data)
+    return mount.session.applied_seq == before
+
+
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_an_append_under_a_lease_is_answered_at_once(tmp_path: Path, length: int) -> None:
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
+            await one.create(b"first")
+            _, handle = await one.create(b"log", flags=os.O_RDWR | os.O_APPEND)
+            lines = [b"%d" % number * length for number in range(3)]
+            for line in lines:
+                assert await append(one, handle, line)
+            assert await two.read(b"log") == b"".join(lines)  # the handle is still open
+            await one.close(handle)
+
+    run(tmp_path, main)
+
+
+def test_appends_go_on_at_once_while_those_before_are_on_their_way(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one:
+            await one.create(b"first")
+            _, handle = await one.create(b"log", flags=os.O_RDWR | os.O_APPEND)
+            began_s = trio.current_time()
+            for _ in range(400):
+                await one.fs.write(handle, 0, b"line\n")
+                await trio.sleep(0.01)
+            assert trio.current_time() - began_s < 4.1
+            assert await one.read(b"log") == b"line\n" * 400
+            await one.fs.fsync(handle)
+            await one.close(handle)
+
+    run(tmp_path, main)
+
+
+def test_appends_of_two_clients_never_overlap(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
+            ino, handle = await one.create(b"log", flags=os.O_RDWR | os.O_APPEND)
+            await two.session.fresh(0)
+            other = await two.fs.open(ino, os.O_RDWR | os.O_APPEND, ROOT)
+
+            async def some(mount: Mount, handle: int, name: bytes) -> None:
+                for number in range(30):
+                    await mount.fs.write(handle, 0, b"%s%02d\n" % (name, number))
+                    await trio.sleep(0.03)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(some, one, handle, b"a")
+                nursery.start_soon(some, two, other, b"b")
+            lines = (await two.read(b"log")).split()
+            assert [line for line in lines if line[:1] == b"a"] == [b"a%02d" % number for number in range(30)]
+            assert [line for line in lines if line[:1] == b"b"] == [b"b%02d" % number for number in range(30)]
+            assert len(lines) == 60
+            await one.close(handle)
+            await two.close(other)
+
+    run(tmp_path, main)
+
+
+def test_a_lease_is_not_given_back_before_the_bytes_of_every_close_are_there(tmp_path: Path) -> None:
+    """The upload fails for a while. Whoever wants to read waits for it."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with mounted(client) as one, mounted(place.client(2)) as two:
+            await one.create(b"first")
+            ino, handle = await one.create(b"file")
+            await one.fs.write(handle, 0, b"closed")
+            script.add(Rule(Fault(Failure.BEFORE), BULK, "", times=None))
+            await one.close(handle)
+            assert ino
+            await trio.sleep(2)
+
+            async def mend() -> None:
+                await trio.sleep(4)
+                script.clear()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mend)
+                assert await two.read(b"file") == b"closed"
+            handle = await one.fs.open(ino, os.O_RDWR, ROOT)
+            await one.fs.fsync(handle)  # no failure is left
+            await one.close(handle)
+
+    run(tmp_path, main)
+
+
+def test_fsync_says_why_an_acknowledged_close_is_not_in_the_bucket(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with mounted(client) as one:
+            await one.create(b"first")
+            _, handle = await one.create(b"file")
+            await one.fs.write(handle, 0, b"closed")
+            script.add(Rule(Fault(Failure.BEFORE), BULK, "", times=None))
+            await one.fs.flush(handle)
+            with trio.fail_after(30), pytest.raises(StoreUnreachable):
+                await one.fs.fsync(handle)
+            script.clear()
+            await trio.sleep(5)
+            await one.fs.fsync(handle)
+            await one.close(handle)
+
+    run(tmp_path, main)
+
+
+def test_a_file_whose_close_is_due_is_not_closed_under_a_lease_that_may_be_gone(tmp_path: Path) -> None:
+    """R8 holds for the second close, too."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        patient = replace(LIMITS, io_timeout_s=60)
+        async with mounted(client, patient, loses=True) as one, mounted(place.client(2)) as two:
+            await one.create(b"first")
+            ino, handle = await one.create(b"file")
+            script.add(Rule(Fault(Failure.BEFORE), ALL, "", times=None))
+            for _ in range(4):  # batches that cannot leave
+                await one.fs.write(handle, 0, b"1")
+                await one.fs.flush(handle)
+                await trio.sleep(0.3)
+            await one.fs.write(handle, 0, b"2")
+            await one.fs.flush(handle)
+            await two.session.reach(ROOT_INO)
+            assert two.fs.peek(ino) is None  # the lease was revoked
+            await one.fs.write(handle, 0, b"3")
+
+            async def mend() -> None:
+                await trio.sleep(4)
+                script.clear()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mend)
+                with pytest.raises(S3vfsError) as caught:
+                    await one.fs.flush(handle)
+            assert caught.value.errno == errno.EIO
+
+    run(tmp_path, main)
+
+
+def test_the_bytes_of_a_file_whose_making_was_lost_are_kept(tmp_path: Path) -> None:
+    """Its publish is under way when the lease is revoked: the file is then not taken for a removed one."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        patient = replace(LIMITS, io_timeout_s=60)
+        async with mounted(client, patient, loses=True) as one, mounted(place.client(2)) as two:
+            await one.create(b"first")
+            ino, handle = await one.create(b"file")
+            await one.fs.write(handle, 0, b"precious")
+            script.add(Rule(Fault(Failure.BEFORE), ALL - BULK, "", times=None))
+            outcome: list[int] = []
+
+            async def sync() -> None:
+                try:
+                    await one.fs.fsync(handle)
+                except S3vfsError as error:
+                    outcome.append(error.errno)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sync)
+                await trio.sleep(1)
+                await two.session.fresh(0)
+                await two.session.reach(ROOT_INO)
+                assert two.fs.peek(ino) is None  # the lease was revoked
+                script.clear()
+            assert outcome == [errno.EIO]
+            kept = Spill(client.cache / "data-1" / "spill").list()
+            assert [(one.ino, one.ranges) for one in kept] == [(ino, ((0, 8),))]
+
+    run(tmp_path, main)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_APPEND])
+def test_a_file_that_is_edited_again_and_again_comes_under_a_lease(tmp_path: Path, flags: int) -> None:
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one:
+            ino, handle = await one.create(b"file")
+            await one.close(handle)
+        async with mounted(place.client(2)) as two:
+            await trio.sleep(5)  # nobody has been there lately
+            ahead = []
+            for _ in range(3):
+                before = two.session.applied_seq
+                handle = await two.fs.open(ino, flags, ROOT)
+                await two.fs.write(handle, 0, b"edited")
+                await two.close(handle)
+                ahead.append(two.session.applied_seq == before)
+            assert ahead == [False, True, True]
+
+    run(tmp_path, main)
+
+
+def test_one_recall_does_for_all_directories_beside_each_other(tmp_path: Path) -> None:
+    """As `find` meets them; the holder is at work in one of them."""
+
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
+            made = [await two.fs.mkdir(ROOT_INO, b"%d" % number, 0o755, ROOT) for number in range(40)]
+            await trio.sleep(5)  # nobody has been there lately
+            for number, found in enumerate(made):
+                handle, _ = await one.fs.create(found.ino, b"%d" % number, 0o644, os.O_RDWR, ROOT)
+                await one.close(handle)
+            await trio.sleep(0.6)
+            busy, _ = await one.fs.create(made[7].ino, b"busy", 0o644, os.O_RDWR, ROOT)
+            assert one.session.status()["leases"] == len(made)
+            await two.session.fresh(0)
+            before, began_s = two.session.applied_seq, trio.current_time()
+            for number, found in enumerate(made):
+                await two.session.fresh(0)
+                assert (await two.fs.lookup(found.ino, b"%d" % number)).ino
+            assert two.session.applied_seq - before <= 6
+            assert trio.current_time() - began_s < 3
+            await one.close(busy)
+
+    run(tmp_path, main)
+
+
+def test_a_batch_that_is_closed_after_the_data_room_has_ended_takes_nothing_along(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one:
+            await one.create(b"first")
+            _, handle = await one.create(b"log", flags=os.O_RDWR | os.O_APPEND)
+            await append(one, handle, b"line")
+            await one.fs.fsync(handle)
+            await one.create(b"last")
+            file = one.contents._files[one.fs.ino_of(handle)]
+            assert one.contents._upkeep.deferral.acknowledge(file)  # due, and there is nothing to publish
+
+    run(tmp_path, main)
