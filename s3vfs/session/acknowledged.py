@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 import trio
@@ -41,6 +43,24 @@ _QUOTA_MARGIN_INODES = 20_000
 # Inodes whose loss is reported; and changes in one spill folder.
 _LOST_INODES = 100_000
 _CHANGES_IN_FOLDER = 10_000
+
+
+class _Layered:
+    """The context of one view. A class, since a generator costs more than what is read through it."""
+
+    __slots__ = ("_base", "_overlay")
+
+    def __init__(self, base: AbstractContextManager[ReadTransaction], overlay: Overlay) -> None:
+        self._base = base
+        self._overlay = overlay
+
+    def __enter__(self) -> ReadTransaction:
+        return self._overlay.view(self._base.__enter__())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._base.__exit__(kind, error, traceback)
 
 
 class Acknowledged:
@@ -77,8 +97,9 @@ class Acknowledged:
     def __len__(self) -> int:
         return len(self._overlay)
 
-    def view(self, base: ReadTransaction) -> ReadTransaction:
-        return self._overlay.view(base)
+    def seen_through(self, base: AbstractContextManager[ReadTransaction]) -> AbstractContextManager[ReadTransaction]:
+        """A view of base with everything acknowledged above it (R12)."""
+        return _Layered(base, self._overlay) if len(self._overlay) else base
 
     # -- acknowledging ------------------------------------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ class Pipeline:
 
     def awaits(self, inos: Collection[int]) -> bool:
         """Whether an op that is not acknowledged, so may yet be refused, names one of these inodes."""
-        return any(ino in self._awaited for ino in inos)
+        return bool(self._awaited) and any(ino in self._awaited for ino in inos)
 
     # -- queueing -----------------------------------------------------------------------------------------------------
 
@@ -456,8 +456,10 @@ class Pipeline:
         elif verdict is not None and verdict.errno == DUPLICATE:
             queued.group.error = SessionError("the outcome cannot be known: an op was sent twice")
         if queued.group.leave(verdict, seq):
-            self._awaited.subtract(queued.group.inos)
-            self._awaited = +self._awaited
+            for ino in queued.group.inos:
+                self._awaited[ino] -= 1
+                if not self._awaited[ino]:
+                    del self._awaited[ino]
         if isinstance(queued.unit, Batch):
             queued.unit.left -= 1
             if queued.unit.left == 0:

@@ -114,13 +114,8 @@ class Session:
         """What this client sees: base, and above it what was acknowledged ahead of its record (R12). Never across an
         await. While a checkpoint is loaded it is what was seen before: `fresh` tells old from young, as when the bucket
         is silent."""
-        return self._layered() if self._acknowledged is not None and len(self._acknowledged) else self.base.read()
-
-    @contextmanager
-    def _layered(self) -> Iterator[ReadTransaction]:
-        assert self._acknowledged is not None
-        with self.base.read() as txn:
-            yield self._acknowledged.view(txn)
+        base = self.base.read()
+        return base if self._acknowledged is None else self._acknowledged.seen_through(base)
 
     async def reach(self, *inos: int, within_s: float | None = None) -> None:
         """Return when the view has all that anybody has been told of these inodes (and, for directories, of their
