@@ -99,9 +99,12 @@ class Overlay:
         """Base with all queued ops applied. Valid until the next call of any other method."""
         return LayeredView(base, self._layer) if len(self._layer) else base
 
-    def acknowledge(self, base: ReadTransaction, numbered: ops.NumberedOp, context: Context) -> Verdict:
+    def acknowledge(
+        self, base: ReadTransaction, numbered: ops.NumberedOp, context: Context, *, rivals: bool = True
+    ) -> Verdict:
         """Try the op on top of all queued ones; queue it if it succeeds. Otherwise nothing happened and nothing was
-        acknowledged. Numbers grow. Raises ValueError for an op that may never be acknowledged ahead of its record."""
+        acknowledged. Numbers grow. `rivals`: see `apply_op`. Raises ValueError for an op that may never be acknowledged
+        ahead of its record."""
         if not isinstance(numbered.op, _ACKNOWLEDGEABLE):
             raise ValueError(f"{type(numbered.op).__name__} must wait for its record")
         if self._queue and numbered.number <= self._queue[-1].numbered.number:
@@ -110,7 +113,7 @@ class Overlay:
             self._session = Rows(base).session(context.sid)
         self._serial += 1
         pending = Pending(numbered, context, Verdict(), self._serial)
-        verdict = self._try(base, pending)
+        verdict = self._try(base, pending, rivals=rivals)
         if not verdict.errno:
             pending.verdict = verdict
             self._queue.append(pending)
@@ -148,11 +151,11 @@ class Overlay:
         """Take ops out that will never be committed (spilled); the others are tried again without them."""
         return self._rebuild(base, [pending for pending in self._queue if pending.numbered.number not in numbers])
 
-    def _try(self, base: ReadTransaction, pending: Pending) -> Verdict:
+    def _try(self, base: ReadTransaction, pending: Pending, *, rivals: bool = True) -> Verdict:
         """Apply the op on base and layer; what it did goes into the layer if it succeeds."""
         view = self.view(base)
         scratch = ScratchTransaction(view)
-        verdict = apply_op(scratch, pending.numbered, pending.context)
+        verdict = apply_op(scratch, pending.numbered, pending.context, rivals=rivals)
         keys = scratch.reads.union(scratch.writes)
         pending.more_bytes = pending.more_inodes = 0
         if USAGE_KEY in keys:

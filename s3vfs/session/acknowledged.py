@@ -116,11 +116,12 @@ class Acknowledged:
             if not touched or not self._leases.relied_on(touched) or _near_quota(rows):
                 return None
             lease = min(lease for lease in touched if lease is not None)
-            return self._take(txn, NumberedOp(self._pipeline.next_staged(), lease, op))
+            # All that it touches is that lease's: reading its row is enough to hear when that ends.
+            return self._take(txn, NumberedOp(self._pipeline.next_staged(), lease, op), rivals=len(touched) > 1)
 
-    def _take(self, txn: ReadTransaction, numbered: NumberedOp) -> Verdict | None:
+    def _take(self, txn: ReadTransaction, numbered: NumberedOp, *, rivals: bool = True) -> Verdict | None:
         context = Context(self._base.applied_seq + 1, 0, self._base.sid, self._base.incarnation)
-        verdict = self._overlay.acknowledge(txn, numbered, context)
+        verdict = self._overlay.acknowledge(txn, numbered, context, rivals=rivals)
         if verdict.errno:
             return verdict
         wire = encode_op(numbered)
