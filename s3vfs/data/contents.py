@@ -188,6 +188,18 @@ class Contents:
             file.working.set_times(atime_ns, mtime_ns, self._session.environment.wall_ns())
         return True
 
+    def carries_ctime(self, ino: int) -> bool:
+        """Whether the file has unpublished bytes, none of them on their way: the op that publishes them sets ctime."""
+        file = self._files.get(ino)
+        return file is not None and bool(file.working.pending.dirty) and file.working.captured is None
+
+    def changed(self, ino: int, time_ns: int) -> None:
+        """The inode's attributes changed at that time: the op that publishes the bytes will say so."""
+        file = self._files.get(ino)
+        if file is not None and file.working.dirty:
+            with local_disk():
+                file.working.set_times(None, None, time_ns)
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def write(self, ino: int, offset: int, data: Buffer) -> int:

@@ -59,8 +59,9 @@ class FilesystemSession(Protocol):
         """Returns when no other session's lease covers any of them, as far as this client knows."""
         ...
 
-    def acknowledge(self, op: AnyOp) -> Verdict | None:
-        """Take the op at once where leases allow it; a refusal is final then. None: commit it. No checkpoint."""
+    def acknowledge(self, op: AnyOp, *, ctime_follows: bool = False) -> Verdict | None:
+        """Take the op at once where leases allow it; a refusal is final then. None: commit it. `ctime_follows`: an op
+        that leaves later will set the inode's ctime (`FileContents.changed`). No checkpoint."""
         ...
 
     def wish(self, rows: Rows, directories: Sequence[int]) -> list[AnyOp]:
@@ -153,6 +154,14 @@ class FileContents(Protocol):
 
     def set_times(self, ino: int, atime_ns: int | None, mtime_ns: int | None) -> bool:
         """True: the working file took the times and publishes them with its bytes. False: they are the caller's."""
+        ...
+
+    def carries_ctime(self, ino: int) -> bool:
+        """Whether unpublished bytes of it will leave later than all that is acknowledged now, with a ctime."""
+        ...
+
+    def changed(self, ino: int, time_ns: int) -> None:
+        """Where `carries_ctime`: its attributes changed at that time, and its bytes tell."""
         ...
 
     async def publish(self, ino: int) -> None:

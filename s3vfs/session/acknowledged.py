@@ -22,10 +22,10 @@ from s3vfs.environment import Environment
 from s3vfs.errors import StoreUnreachable
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.leases import leases_touched
-from s3vfs.namespace.ops import AnyOp, NumberedOp, encode_op, inodes_of
+from s3vfs.namespace.ops import AnyOp, NumberedOp, Setattr, encode_op, inodes_of
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
-from s3vfs.namespace.verdict import Context, Verdict
+from s3vfs.namespace.verdict import OK, Context, Verdict
 from s3vfs.replica.overlay import Overlay
 from s3vfs.replica.protocol import Applied
 from s3vfs.session.base import Base
@@ -103,14 +103,17 @@ class Acknowledged:
 
     # -- acknowledging ------------------------------------------------------------------------------------------------
 
-    def acknowledge(self, op: AnyOp) -> Verdict | None:
+    def acknowledge(self, op: AnyOp, *, ctime_follows: bool = False) -> Verdict | None:
         """Take the op at once, if leases in force cover all that it touches; its verdict is then OK, or a refusal that
-        is final. None: it has to wait for its record. No checkpoint."""
+        is final. None: it has to wait for its record. `ctime_follows`: an op that comes along with the same record, or
+        later, will set the inode's ctime. No checkpoint."""
         if not self._leases.held or not self._pipeline.open or self._base.loading:
             return None
         if len(self._overlay) >= WINDOW_OPS or self._pipeline.awaits(inodes_of(op)):
             return None
         with self._base.read() as txn:
+            if ctime_follows and isinstance(op, Setattr) and self._fold(txn, op):
+                return OK
             rows = Rows(self._overlay.view(txn))
             touched = leases_touched(rows, op)
             if not touched or not self._leases.relied_on(touched) or _near_quota(rows):
@@ -118,6 +121,21 @@ class Acknowledged:
             lease = min(lease for lease in touched if lease is not None)
             # All that it touches is that lease's: reading its row is enough to hear when that ends.
             return self._take(txn, NumberedOp(self._pipeline.next_staged(), lease, op), rivals=len(touched) > 1)
+
+    def _fold(self, txn: ReadTransaction, op: Setattr) -> bool:
+        """Whether the CREATE of the inode, which has not left yet, says from now on what the op says."""
+        first = self._pipeline.first_open
+        found = None if first is None else self._overlay.foldable(txn, op, first)
+        if found is None or not self._leases.relied_on([found.numbered.lease]):
+            return False
+        wire = encode_op(found.numbered)
+        try:
+            self._queue_log.op(wire)
+        except OSError:
+            return False  # then it is tried by itself
+        self._overlay.fold(found)
+        self._pipeline.restage(found.numbered, wire, partial(self._fate, found.numbered))
+        return True
 
     def _take(self, txn: ReadTransaction, numbered: NumberedOp, *, rivals: bool = True) -> Verdict | None:
         context = Context(self._base.applied_seq + 1, 0, self._base.sid, self._base.incarnation)

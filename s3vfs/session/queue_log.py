@@ -5,9 +5,9 @@
     header   magic "S3VFSQL1", sid (8), incarnation (4), 0 (4)
     entry    length (4), kind (1), xxh3 of kind and payload (8), payload
 
-Kind 1: an op in its wire form, with its number. Kind 2: a close that was acknowledged: inode, and seq and index of the
-lease. Big-endian. Nothing is fsynced: a killed daemon loses nothing, a power cut what was neither fsynced nor
-committed. A part is removed when the fate of all that it holds is known.
+Kind 1: an op in its wire form, with its number; it replaces an earlier one with the same number. Kind 2: a close that
+was acknowledged: inode, and seq and index of the lease. Big-endian. Nothing is fsynced: a killed daemon loses nothing,
+a power cut what was neither fsynced nor committed. A part is removed when the fate of all that it holds is known.
 
 Everything here blocks for as long as the local disk does, which is the page cache. Knows no trio.
 """
@@ -126,7 +126,7 @@ def _read(path: Path) -> LeftBehind:
     if len(data) < _HEADER.size or data[:8] != _MAGIC:
         return LeftBehind(0, 0, ())
     _, sid, incarnation, _ = _HEADER.unpack_from(data)
-    ops: list[NumberedOp] = []
+    ops: dict[int, NumberedOp] = {}
     closes: dict[int, Lease] = {}
     at = _HEADER.size
     while at + _ENTRY.size <= len(data):
@@ -139,5 +139,5 @@ def _read(path: Path) -> LeftBehind:
             ino, seq, index = _CLOSE.unpack(payload)
             closes[ino] = (seq, index)
         elif (op := decode_op(payload)) is not None:
-            ops.append(op)
-    return LeftBehind(sid, incarnation, tuple(ops), closes)
+            ops[op.number] = op
+    return LeftBehind(sid, incarnation, tuple(ops.values()), closes)

@@ -216,9 +216,11 @@ class Session:
 
     # -- ahead of the record ------------------------------------------------------------------------------------------
 
-    def acknowledge(self, op: AnyOp) -> Verdict | None:
+    def acknowledge(self, op: AnyOp, *, ctime_follows: bool = False) -> Verdict | None:
         """Take `op` at once where leases allow it: see `Acknowledged.acknowledge`. No checkpoint."""
-        return None if self._acknowledged is None else self._acknowledged.acknowledge(op)
+        if self._acknowledged is None:
+            return None
+        return self._acknowledged.acknowledge(op, ctime_follows=ctime_follows)
 
     def wish(self, rows: Rows, directories: Sequence[int]) -> list[AnyOp]:
         """Ops to send before one that touches these directories, to have them leased: see `Leases.wish`."""
