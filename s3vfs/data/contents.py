@@ -367,7 +367,7 @@ class Contents:
             "uploads_in_flight": self.uploader.buffers.outstanding,
             "objects_put": self.uploader.puts,
             "bytes_put": self.uploader.put_bytes,
-            "packs": self.packer.packs + self._upkeep.deferral.packer.packs,
+            "packs": self.packer.packs + self._upkeep.deferral.packs,
             "acknowledged_closes": self._upkeep.deferral.closes,
             "fetch": msgspec.to_builtins(self.fetcher.counters),
             "cache": msgspec.to_builtins(self.cache.counters) | {"used_bytes": self.cache.used_bytes},
