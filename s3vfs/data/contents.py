@@ -343,6 +343,11 @@ class Contents:
         if file is not None:
             await self._upkeep.close(file)
 
+    def close_at_once(self, ino: int) -> bool:
+        """As `close`, where there is nothing to wait for and nothing to report. False: nothing was done."""
+        file = self._files.get(ino)
+        return file is None or self._upkeep.close_at_once(file)
+
     async def publish_all(self) -> None:
         """sync and umount: every file. Raises the first failure after having tried all of them."""
         await self._upkeep.publish_all()

@@ -117,12 +117,17 @@ class Upkeep:
 
     async def close(self, file: OpenFile) -> None:
         """As `publish`, or at once where a lease lets the close be acknowledged."""
+        if not self.close_at_once(file):
+            await self.publish(file)
+
+    def close_at_once(self, file: OpenFile) -> bool:
+        """As `close`, where that needs no waiting; False: nothing was done. No checkpoint."""
+        if file.failure is not None:
+            return False
         if not file.working.dirty:
             self.retire(file)
-            if file.failure is not None:
-                raise again(file.failure)
-        elif file.orphan or not self.deferral.acknowledge(file):
-            await self.publish(file)
+            return True
+        return not file.orphan and self.deferral.acknowledge(file)
 
     @asynccontextmanager
     async def published(self, file: OpenFile) -> AsyncIterator[None]:

@@ -50,6 +50,11 @@ class FilesystemSession(Protocol):
         """Returns when what was committed `within_s` ago (None: the mount's freshness) has been applied."""
         ...
 
+    def covers(self, rows: Rows, ino: int) -> bool:
+        """Whether an own lease, relied on now, says that these rows have all that anybody has been told of the
+        inode."""
+        ...
+
     async def reach(self, *inos: int, within_s: float | None = None) -> None:
         """Returns when the view has all that anybody has been told of these inodes and of their entries: as `fresh`,
         and after others have given back leases that cover them; at once where an own lease says so."""
@@ -171,6 +176,10 @@ class FileContents(Protocol):
 
     async def close(self, ino: int) -> None:
         """As `publish`; or, under a lease, everything is on its way together with what was acknowledged before."""
+        ...
+
+    def close_at_once(self, ino: int) -> bool:
+        """As `close`, where there is nothing to wait for and nothing to report. False: nothing was done."""
         ...
 
     def opened(self, ino: int, writable: bool) -> None: ...

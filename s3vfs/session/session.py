@@ -117,6 +117,11 @@ class Session:
         base = self.base.read()
         return base if self._acknowledged is None else self._acknowledged.seen_through(base)
 
+    def covers(self, rows: Rows, ino: int) -> bool:
+        """Whether an own lease, relied on now, says that these rows, of a view, have all that anybody has been told of
+        the inode (and, for a directory, of its entries)."""
+        return self._leases is not None and self._leases.covering(rows, ino) is not None
+
     async def reach(self, *inos: int, within_s: float | None = None) -> None:
         """Return when the view has all that anybody has been told of these inodes (and, for directories, of their
         entries): at once where an own lease says so, else after `fresh` and, where another session's lease covers one,

@@ -55,6 +55,9 @@ class SizesOnly:
     def changed(self, ino: int, time_ns: int) -> None:
         self.calls.append(("changed", ino))
 
+    def close_at_once(self, ino: int) -> bool:
+        return ino not in self.unpublished and self.failure is None
+
     async def read(self, ino: int, offset: int, length: int, readahead: Any) -> bytes:
         with self._session.view() as txn:
             inode = Rows(txn).inode(ino)
