@@ -189,6 +189,18 @@ class Contents:
             file.working.set_times(atime_ns, mtime_ns, self._session.environment.wall_ns())
         return True
 
+    def carries_ctime(self, ino: int) -> bool:
+        """Whether the file has unpublished bytes, none of them on their way: the op that publishes them sets ctime."""
+        file = self._files.get(ino)
+        return file is not None and bool(file.working.pending.dirty) and file.working.captured is None
+
+    def changed(self, ino: int, time_ns: int) -> None:
+        """The inode's attributes changed at that time: the op that publishes the bytes will say so."""
+        file = self._files.get(ino)
+        if file is not None and file.working.dirty:
+            with local_disk():
+                file.working.set_times(None, None, time_ns)
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def write(self, ino: int, offset: int, data: Buffer) -> int:
@@ -361,6 +373,11 @@ class Contents:
             await self._upkeep.close(file)
             self._upkeep.tell(file)
 
+    def close_at_once(self, ino: int) -> bool:
+        """As `close`, where there is nothing to wait for and nothing to report. False: nothing was done."""
+        file = self._files.get(ino)
+        return file is None or self._upkeep.close_at_once(file)
+
     async def publish_all(self) -> None:
         """sync and umount: every file. Raises the first failure after having tried all of them."""
         await self._upkeep.publish_all()
@@ -385,7 +402,7 @@ class Contents:
             "uploads_in_flight": self.uploader.buffers.outstanding,
             "objects_put": self.uploader.puts,
             "bytes_put": self.uploader.put_bytes,
-            "packs": self.packer.packs + self._upkeep.deferral.packer.packs,
+            "packs": self.packer.packs + self._upkeep.deferral.packs,
             "acknowledged_closes": self._upkeep.deferral.closes,
             "fetch": msgspec.to_builtins(self.fetcher.counters),
             "cache": msgspec.to_builtins(self.cache.counters) | {"used_bytes": self.cache.used_bytes},

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
+from s3vfs.data.delivery import Delivery
 from s3vfs.data.failures import local_disk
 from s3vfs.data.openfile import OpenFile
-from s3vfs.data.packer import Packer
+from s3vfs.data.packer import Packer, Parcel
 from s3vfs.data.protocol import DataSession, Limits, Pledge, Sizes
 from s3vfs.data.publish import ONE_COMMIT_HOLES, ONE_COMMIT_PIECES, Publisher
 from s3vfs.data.upload import Uploader
@@ -49,6 +51,9 @@ class _Close:
     failed: bool = False
 
 
+_NONE: Sequence[None] = (None,)
+
+
 class Deferral:
     """The acknowledged closes of one mount. `give_up` spills a file's bytes; `landed` is told of a file whose bytes
     are in the journal."""
@@ -69,8 +74,8 @@ class Deferral:
         self._give_up = give_up
         self._landed = landed
         self._drop = drop
-        self.packer = Packer(self._send, uploader, sizes.object_bytes)
-        self._publisher = Publisher(session, sizes, limits, uploader, self.packer, trio.current_time, self._send)
+        self._packer = Packer(self._send, uploader, sizes.object_bytes)
+        self._publisher = Publisher(session, sizes, limits, uploader, self._packer, trio.current_time, self._send)
         self._due: dict[int, _Close] = {}
         self._leaving: dict[int, list[_Close]] = {}
         self._bytes = 0
@@ -146,6 +151,10 @@ class Deferral:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
+    @property
+    def packs(self) -> int:
+        return self._packer.packs
+
     def due(self) -> bool:
         return bool(self._due) and self._nursery is not None
 
@@ -156,10 +165,85 @@ class Deferral:
         due, self._due = self._due, {}
         for ino, close in due.items():
             self._leaving.setdefault(ino, []).append(close)
-            self._nursery.start_soon(self._publish, close)
+        if due:
+            self._nursery.start_soon(self._publish_all, list(due.values()))
         for close in due.values():
-            await close.sent.wait()
+            if not close.sent.is_set():
+                await close.sent.wait()
         return {close.lease for close in due.values() if close.failed}
+
+    async def _publish_all(self, closes: Sequence[_Close]) -> None:
+        """One task for all files of one parcel each, since a task costs more than what is done for such a file."""
+        assert self._nursery is not None
+        begun: deque[tuple[_Close, Parcel, Delivery]] = deque()
+        for close in closes:
+            found = self._begin(close)
+            if found is None:
+                self._nursery.start_soon(self._publish, close)
+            else:
+                begun.append((close, *found))
+        failed: list[_Close] = []
+        try:
+            await self._packer.put([parcel for _, parcel, _ in begun])
+            while begun:
+                close, parcel, delivery = begun[0]
+                if not parcel.done.is_set():
+                    await parcel.done.wait()
+                await self._finish(close, parcel, delivery)
+                begun.popleft()
+                if close.failed:
+                    failed.append(close)
+                else:
+                    self._over(close)
+                    self._landed(close.file)
+            if failed:
+                await trio.sleep(_PAUSE_S)
+        except trio.Cancelled:
+            for close, _, _ in begun:
+                close.failed = True
+            raise
+        finally:
+            for close in (*failed, *(close for close, _, _ in begun)):
+                self._over(close)
+
+    def _begin(self, close: _Close) -> tuple[Parcel, Delivery] | None:
+        """The file's publish, begun; None where it is not as simple as that."""
+        file = close.file
+        if file.publishing.locked() or file.lost:
+            return None
+        with self._session.view() as txn:
+            inode = Rows(txn).inode(file.ino)
+        if inode is None or not inode.nlink:
+            return None
+        try:
+            found = self._publisher.begin(file.working)
+        except (OSError, S3vfsError):
+            return None  # it is tried again, and reported
+        if found is not None:
+            file.publishing.acquire_nowait()
+        return found
+
+    async def _finish(self, close: _Close, parcel: Parcel, delivery: Delivery) -> None:
+        try:
+            with local_disk():
+                self._publisher.end(close.file.working, parcel, delivery)
+            close.file.failure = None
+        except S3vfsError as error:
+            await self._failed(close, error)
+
+    def _over(self, close: _Close) -> None:
+        """The publish of this close has ended, however that may be."""
+        close.file.publishing.release()
+        self._left(close)
+
+    def _left(self, close: _Close) -> None:
+        leaving = self._leaving[close.file.ino]
+        leaving.remove(close)
+        if not leaving:
+            del self._leaving[close.file.ino]
+        if close.failed and self._session.refusal() is None:
+            self._again(close)
+        self._end(close)
 
     async def _publish(self, close: _Close) -> None:
         file = close.file
@@ -170,13 +254,7 @@ class Deferral:
             close.failed = True
             raise
         finally:
-            leaving = self._leaving[file.ino]
-            leaving.remove(close)
-            if not leaving:
-                del self._leaving[file.ino]
-            if close.failed and self._session.refusal() is None:
-                self._again(close)
-            self._end(close)
+            self._left(close)
         self._landed(file)
 
     def _again(self, close: _Close) -> None:
@@ -205,18 +283,19 @@ class Deferral:
             with local_disk():
                 await self._publisher.publish(file.working)
             file.failure = None
-        except SessionFenced as error:
-            await self._give_up(file, error)
-        except PosixError as error:
-            if error.errno in (errno.ESTALE, COVERED):
-                await self._give_up(file, acknowledged_lost("the lease was gone before this close was in the bucket"))
-            else:
-                self._report(file, error)
-        except StoreError as error:
-            close.failed = True
-            self._report(file, error)
-            await trio.sleep(_PAUSE_S)
         except S3vfsError as error:
+            await self._failed(close, error)
+            if close.failed:
+                await trio.sleep(_PAUSE_S)
+
+    async def _failed(self, close: _Close, error: S3vfsError) -> None:
+        file = close.file
+        if isinstance(error, SessionFenced):
+            await self._give_up(file, error)
+        elif isinstance(error, PosixError) and error.errno in (errno.ESTALE, COVERED):
+            await self._give_up(file, acknowledged_lost("the lease was gone before this close was in the bucket"))
+        else:
+            close.failed = isinstance(error, StoreError)
             self._report(file, error)
 
     def _report(self, file: OpenFile, error: S3vfsError) -> None:
@@ -227,9 +306,9 @@ class Deferral:
         _log.warning("inode %d, whose close was acknowledged, is not in the bucket: %s", file.ino, error)
 
     def _send(self, ops: Sequence[AnyOp]) -> Pledge:
-        inos = {getattr(op, "ino", 0) for op in ops}
-        leases = {ino: self._leaving[ino][0].lease for ino in inos if ino in self._leaving}
-        pledge = self._session.send_along(ops, [leases.get(getattr(op, "ino", 0)) for op in ops])
-        for ino in leases:
-            self._leaving[ino][0].sent.set()
+        closes = [self._leaving.get(getattr(op, "ino", 0), _NONE)[0] for op in ops]
+        pledge = self._session.send_along(ops, [None if close is None else close.lease for close in closes])
+        for close in closes:
+            if close is not None:
+                close.sent.set()
         return pledge

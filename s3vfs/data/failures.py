@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import TypeVar
 
 from s3vfs.errors import PosixError, S3vfsError
@@ -24,16 +24,27 @@ class LocalDiskError(S3vfsError):
         self.errno = cause.errno or errno.EIO
 
 
-@contextmanager
-def local_disk() -> Iterator[None]:
+class _LocalDisk:
+    """What `local_disk` gives: one for all, since it keeps nothing, and every write enters it."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, OSError):
+            if error.errno == errno.EFBIG:
+                raise PosixError(errno.EFBIG) from error
+            raise LocalDiskError(error) from error
+
+
+_LOCAL_DISK = _LocalDisk()
+
+
+def local_disk() -> AbstractContextManager[None]:
     """Inside, OSError becomes LocalDiskError; but what only an offset too large for the disk's files means is the
     caller's own (EFBIG: ext4 ends at 16 TiB)."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise PosixError(errno.EFBIG) from error
-        raise LocalDiskError(error) from error
+    return _LOCAL_DISK
 
 
 def again(error: _Error) -> _Error:

@@ -67,15 +67,20 @@ class Packer:
 
     async def send(self, parcel: Parcel) -> list[Verdict]:
         """Returns the verdicts of the parcel's ops, after their record. Raises what the upload or the commit raised."""
-        assert 0 < parcel.length <= self._object_bytes
-        self._waiting.append(parcel)
-        self._waiting_bytes += parcel.length
-        await trio.lowlevel.checkpoint()  # others that are ready now come along
-        self._dispatch()
+        await self.put([parcel])
         await parcel.done.wait()
         if parcel.error is not None:
             raise parcel.error
         return parcel.verdicts
+
+    async def put(self, parcels: Sequence[Parcel]) -> None:
+        """Send parcels in this order, and return at once: `done` tells when one has `verdicts`, or its `error`."""
+        for parcel in parcels:
+            assert 0 < parcel.length <= self._object_bytes
+            self._waiting.append(parcel)
+            self._waiting_bytes += parcel.length
+        await trio.lowlevel.checkpoint()  # others that are ready now come along
+        self._dispatch()
 
     def _dispatch(self) -> None:
         assert self._nursery is not None, "the packer has not been started"

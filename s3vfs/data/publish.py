@@ -181,6 +181,35 @@ class Publisher:
         finally:
             self._release(file)
 
+    def begin(self, file: WorkingFile) -> tuple[Parcel, Delivery] | None:
+        """The first half of `publish`, for a file of which all that is pending is one parcel; `end` is the other, once
+        the parcel, which the caller puts into the packer, is done. None for any other file; nothing has happened then.
+        No checkpoint. Raises OSError."""
+        if file.captured is not None or file.pending.holes or not file.pending.dirty:
+            return None
+        regions, groups = divide(file.pending.dirty, self._sizes.object_bytes)
+        if regions or len(groups) > 1:
+            return None
+        captured = file.capture()
+        try:
+            parcel, delivery = self._parcel(file, captured, {}, (), groups[0], final=True)
+        except BaseException:
+            self._release(file)
+            raise
+        file.undecided.append(delivery)
+        return parcel, delivery
+
+    def end(self, file: WorkingFile, parcel: Parcel, delivery: Delivery) -> None:
+        """See `begin`. Raises as `publish`."""
+        try:
+            if parcel.error is not None:
+                self._unanswered(file, delivery, parcel.error)
+            else:
+                file.undecided.remove(delivery)
+            self._settle(file, delivery, parcel.verdicts)
+        finally:
+            self._release(file)
+
     def _release(self, file: WorkingFile) -> None:
         if file.captured is not None and not file.undecided:
             file.release(now_s=self._now_s())
@@ -218,6 +247,8 @@ class Publisher:
 
     async def _upload_regions(self, file: WorkingFile, regions: Sequence[int]) -> dict[int, Uploaded]:
         placed: dict[int, Uploaded] = {}
+        if not regions:
+            return placed
 
         async def one(index: int) -> None:
             placed[index] = await self._region(file, index)
@@ -240,6 +271,24 @@ class Publisher:
         """One commit: whole regions, a truncate and holes that are still due, one group of pieces in a pack, and, when
         `final`, size and times."""
         placed = await self._upload_regions(file, regions)
+        parcel, delivery = self._parcel(file, captured, placed, regions, group, final=final)
+        if group:
+            await self._conclude(file, delivery, partial(self._packer.send, parcel))
+        else:
+            await self._commit(file, delivery.share, parcel.ops(b"", 0))
+        self._remember(file, placed)
+
+    def _parcel(
+        self,
+        file: WorkingFile,
+        captured: Pending,
+        placed: dict[int, Uploaded],
+        regions: Sequence[int],
+        group: list[Piece],
+        *,
+        final: bool,
+    ) -> tuple[Parcel, Delivery]:
+        """See `_send_last`; without a group there is nothing to pack, only ops."""
         parts = RangeSet((*(self._span(index) for index in regions), *group))
         own = self._own_extents(placed)
         declarations: list[AnyOp] = [uploaded.declare() for uploaded in placed.values()]
@@ -258,12 +307,6 @@ class Publisher:
                 ops += self._times(file, captured, written=bool(extents) or cut)
             return ops
 
-        share = self._share(file, captured, parts, final=final)
-        if not group:
-            await self._commit(file, share, ops_at(b"", 0))
-            self._remember(file, placed)
-            return
-
         def fill(body: memoryview) -> None:
             at = 0
             for start, end in group:
@@ -272,10 +315,9 @@ class Publisher:
 
         length = sum(end - start for start, end in group)
         parcel = Parcel(length, fill, ops_at, len(declarations) + len(captured.holes) + 3)
-        delivery = Delivery(share, file.foreign, parcel)
+        delivery = Delivery(self._share(file, captured, parts, final=final), file.foreign, parcel)
         parcel.sent = partial(self._note, file, delivery)
-        await self._conclude(file, delivery, partial(self._packer.send, parcel))
-        self._remember(file, placed)
+        return parcel, delivery
 
     def _share(self, file: WorkingFile, captured: Pending, parts: RangeSet, *, final: bool) -> Share:
         cut = captured.low is not None
@@ -319,13 +361,20 @@ class Publisher:
         try:
             verdicts = await answer()
         except Exception as error:
-            if delivery.on_its_way:
-                raise
-            file.undecided.remove(delivery)
-            if not isinstance(error, StoreUnreachable) or not self._unheard(file.ino, delivery):
-                raise
+            self._unanswered(file, delivery, error)
         else:
             file.undecided.remove(delivery)
+        self._settle(file, delivery, verdicts)
+
+    def _unanswered(self, file: WorkingFile, delivery: Delivery, error: Exception) -> None:
+        """Raises the error, unless the journal tells that the delivery has arrived all the same."""
+        if delivery.on_its_way:
+            raise error
+        file.undecided.remove(delivery)
+        if not isinstance(error, StoreUnreachable) or not self._unheard(file.ino, delivery):
+            raise error
+
+    def _settle(self, file: WorkingFile, delivery: Delivery, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:
             if verdict.errno == FENCED:
                 raise SessionFenced("this session was evicted", hint="mount again; unpublished bytes are kept")

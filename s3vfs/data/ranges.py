@@ -69,7 +69,7 @@ class RangeSet:
 
     def remove(self, start: int, end: int) -> None:
         """Take [start, end) out."""
-        if start >= end:
+        if start >= end or not self._starts:
             return
         first = bisect_right(self._ends, start)
         last = bisect_left(self._starts, end)

@@ -70,5 +70,6 @@ class Room:
 
     def freed(self) -> None:
         """Something was published or dropped."""
-        self._fewer.set()
-        self._fewer = trio.Event()
+        if self.waiting:
+            self._fewer.set()
+            self._fewer = trio.Event()

@@ -71,7 +71,7 @@ class Upkeep:
         self.deferral = Deferral(session, sizes, limits, uploader, self._lose, self._landed, self._drop)
         self._fenced: SessionFenced | None = None
         self._work = trio.Event()
-        self._hurry = False
+        self._hurry = trio.Event()
 
     # -- asked for ----------------------------------------------------------------------------------------------------
 
@@ -86,11 +86,12 @@ class Upkeep:
 
     def wake(self) -> None:
         """There are unpublished changes."""
-        self._work.set()
+        if not self._work.is_set():
+            self._work.set()
 
     def hurry(self) -> None:
         """Writers wait: publish now, whatever the age."""
-        self._hurry = True
+        self._hurry.set()
         self._work.set()
 
     def settled(self, file: OpenFile) -> None:
@@ -116,12 +117,17 @@ class Upkeep:
 
     async def close(self, file: OpenFile) -> None:
         """As `publish`, or at once where a lease lets the close be acknowledged."""
+        if not self.close_at_once(file):
+            await self.publish(file)
+
+    def close_at_once(self, file: OpenFile) -> bool:
+        """As `close`, where that needs no waiting; False: nothing was done. No checkpoint."""
+        if file.failure is not None:
+            return False
         if not file.working.dirty:
             self.retire(file)
-            if file.failure is not None:
-                raise again(file.failure)
-        elif file.orphan or not self.deferral.acknowledge(file):
-            await self.publish(file)
+            return True
+        return not file.orphan and self.deferral.acknowledge(file)
 
     async def _settled(self, file: OpenFile) -> None:
         """No close of the file is on its way. Raises its failure while one cannot be sent: under its lease it goes,
@@ -203,13 +209,14 @@ class Upkeep:
     async def run(self, nursery: trio.Nursery) -> None:
         """Publish what is old, or whatever there is when writers wait; begin uploads of what has settled."""
         while True:
-            dirty = self._dirty()
             await self._make_room()
+            dirty = self._dirty()
             if not dirty:
                 self._work = trio.Event()
                 await self._work.wait()
                 continue
-            hurry, self._hurry = self._hurry or self._crowded(), False
+            hurry = self._hurry.is_set() or self._crowded()
+            self._hurry = trio.Event()
             now_s = trio.current_time()
             refusal = self._session.refusal()
             if isinstance(refusal, SessionFenced) and self._fenced is None:
@@ -222,11 +229,8 @@ class Upkeep:
                     due = (hurry or age_s >= self._limits.dirty_age_s) and now_s >= file.retry_at_s
                     if due and not file.publishing.locked() and not self.deferral.pending(file.ino):
                         nursery.start_soon(self._publish_quietly, file, hurry)
-            self._work = trio.Event()
             with trio.move_on_after(_TICK_S):
-                while not self._hurry:
-                    await self._work.wait()
-                    self._work = trio.Event()
+                await self._hurry.wait()
 
     def _crowded(self) -> bool:
         return self._room.unpublished_bytes > self._limits.unpublished_bytes // 2

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from s3vfs.data.delivery import Delivery
@@ -47,6 +48,24 @@ class Region:
 
     changes: int
     touched_s: float
+
+
+class _Changing:
+    """See `WorkingFile.changing`. A class, since every write enters it."""
+
+    __slots__ = ("_end", "_start", "_valid")
+
+    def __init__(self, valid: RangeSet, start: int, end: int) -> None:
+        self._valid = valid
+        self._start = start
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._valid.remove(self._start, self._end)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is not None:
+            self._valid.remove(self._start, self._end)
 
 
 @dataclass(slots=True)
@@ -134,16 +153,10 @@ class WorkingFile:
         for index in [index for index in self.sums if index * size < end and (index + 1) * size > start]:
             del self.sums[index]
 
-    @contextmanager
-    def changing(self, start: int, end: int) -> Iterator[None]:
+    def changing(self, start: int, end: int) -> AbstractContextManager[None]:
         """Inside, bytes of [start, end) are stored and then noted by `written`. Where that fails, what is there now is
         unknown, so no clean bytes are claimed."""
-        self.valid.remove(start, end)
-        try:
-            yield
-        except BaseException:
-            self.valid.remove(start, end)
-            raise
+        return _Changing(self.valid, start, end)
 
     def store(self, offset: int, data: Buffer) -> None:
         """Put the bytes into the local file: the blocking part of a write. Raises OSError (ENOSPC, EIO)."""

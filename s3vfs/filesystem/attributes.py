@@ -115,7 +115,10 @@ class Attributes(Core):
                 return None
             return Setattr(ino, mask, mode or 0, uid or 0, gid or 0, 0, atime_ns or 0, mtime_ns or 0, time_ns)
 
-        await self._commit(evaluate, ino)
+        follows = self._contents.carries_ctime(ino)
+        await self._commit(evaluate, ino, ctime_follows=follows)
+        if follows:
+            self._contents.changed(ino, time_ns)
 
     def _lost_privileges(self, ino: int, caller: Caller) -> int:
         """The mask bits of what a write, truncate or chown by `caller` must take away, 0 for nothing: setuid, and

@@ -50,6 +50,11 @@ class FilesystemSession(Protocol):
         """Returns when what was committed `within_s` ago (None: the mount's freshness) has been applied."""
         ...
 
+    def covers(self, rows: Rows, ino: int) -> bool:
+        """Whether an own lease, relied on now, says that these rows have all that anybody has been told of the
+        inode."""
+        ...
+
     async def reach(self, *inos: int, within_s: float | None = None) -> None:
         """Returns when the view has all that anybody has been told of these inodes and of their entries: as `fresh`,
         and after others have given back leases that cover them; at once where an own lease says so."""
@@ -59,8 +64,9 @@ class FilesystemSession(Protocol):
         """Returns when no other session's lease covers any of them, as far as this client knows."""
         ...
 
-    def acknowledge(self, op: AnyOp) -> Verdict | None:
-        """Take the op at once where leases allow it; a refusal is final then. None: commit it. No checkpoint."""
+    def acknowledge(self, op: AnyOp, *, ctime_follows: bool = False) -> Verdict | None:
+        """Take the op at once where leases allow it; a refusal is final then. None: commit it. `ctime_follows`: an op
+        that leaves later will set the inode's ctime (`FileContents.changed`). No checkpoint."""
         ...
 
     def wish(self, rows: Rows, directories: Sequence[int]) -> list[AnyOp]:
@@ -155,6 +161,14 @@ class FileContents(Protocol):
         """True: the working file took the times and publishes them with its bytes. False: they are the caller's."""
         ...
 
+    def carries_ctime(self, ino: int) -> bool:
+        """Whether unpublished bytes of it will leave later than all that is acknowledged now, with a ctime."""
+        ...
+
+    def changed(self, ino: int, time_ns: int) -> None:
+        """Where `carries_ctime`: its attributes changed at that time, and its bytes tell."""
+        ...
+
     async def publish(self, ino: int) -> None:
         """All dirty bytes of it are in the bucket and in the journal (R9); those of an orphan stay here. Raises what
         prevents it, again and again until it is mended (R10)."""
@@ -162,6 +176,10 @@ class FileContents(Protocol):
 
     async def close(self, ino: int) -> None:
         """As `publish`; or, under a lease, everything is on its way together with what was acknowledged before."""
+        ...
+
+    def close_at_once(self, ino: int) -> bool:
+        """As `close`, where there is nothing to wait for and nothing to report. False: nothing was done."""
         ...
 
     def opened(self, ino: int, writable: bool) -> None: ...

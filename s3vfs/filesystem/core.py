@@ -83,12 +83,15 @@ class Core:
         if self._read_only:
             raise ReadOnly("the mount is read-only")
 
-    async def _commit(self, evaluate: Callable[[Rows], AnyOp | None], *inos: int) -> Verdict:
+    async def _commit(
+        self, evaluate: Callable[[Rows], AnyOp | None], *inos: int, ctime_follows: bool = False
+    ) -> Verdict:
         """Commit the op that `evaluate` builds from a view of `inos`; None: there is nothing to do. Returns at once
         where leases allow it, else when its record has been applied; it then asks for the lease of the directory.
 
-        `evaluate` may raise PosixError, runs without a checkpoint, and may be run again on a newer view. Raises the
-        errno of a refusal, ReadOnly, SessionFenced, StoreUnreachable.
+        `ctime_follows`: see `FilesystemSession.acknowledge`. `evaluate` may raise PosixError, runs without a
+        checkpoint, and may be run again on a newer view. Raises the errno of a refusal, ReadOnly, SessionFenced,
+        StoreUnreachable.
         """
         self._require_writable()
         young = False
@@ -102,7 +105,7 @@ class Core:
                     op = evaluate(Rows(txn))
                 if op is None:
                     return OK
-                verdict = self._session.acknowledge(op)
+                verdict = self._session.acknowledge(op, ctime_follows=ctime_follows)
                 if verdict is not None:
                     if verdict.errno:
                         raise PosixError(verdict.errno)

@@ -60,7 +60,7 @@ class Files(Names, Attributes):
             inode = self._inode(Rows(txn), ino)
         if not stat.S_ISREG(inode.mode):
             raise PosixError(errno.EISDIR if stat.S_ISDIR(inode.mode) else errno.ENXIO)
-        handle = self._add(ino, flags, caller)
+        handle = self._add(ino, flags, caller, linked=inode.nlink > 0)
         if flags & os.O_TRUNC:  # moves the times of an empty file, too
             try:
                 await self._settle_privileges(self._files[handle])
@@ -75,12 +75,12 @@ class Files(Names, Attributes):
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[int, Found]:
         """A new regular file and a handle for it. EEXIST where the name is taken, with or without O_EXCL."""
         found = await self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, b"", caller)
-        return self._add(found.ino, flags, caller), found
+        return self._add(found.ino, flags, caller, linked=found.inode.nlink > 0), found
 
-    def _add(self, ino: int, flags: int, caller: Caller) -> int:
+    def _add(self, ino: int, flags: int, caller: Caller, *, linked: bool) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         self._contents.opened(ino, writable)
-        self._orphans.opened(ino)
+        self._orphans.opened(ino, linked=linked)
         self._last_handle += 1
         self._files[self._last_handle] = FileHandle(
             ino=ino,
@@ -162,6 +162,16 @@ class Files(Names, Attributes):
             await self._contents.close(file.ino)
             self._session.require_kept(file.ino)
 
+    def flush_at_once(self, handle: int) -> bool:
+        """As `flush`, where there is nothing to wait for. False: nothing was done. No checkpoint."""
+        file = self._file(handle)
+        if not file.writable:
+            return True
+        if not self._contents.close_at_once(file.ino):
+            return False
+        self._session.require_kept(file.ino)
+        return True
+
     async def fsync(self, handle: int) -> None:
         """fsync(2), fdatasync(2), through any handle: what was written, and the file itself, are in the bucket."""
         ino = self._file(handle).ino
@@ -177,6 +187,14 @@ class Files(Names, Attributes):
                 await self._contents.close(file.ino)
         finally:
             self._remove(handle)
+
+    def release_at_once(self, handle: int) -> bool:
+        """As `release`, where there is nothing to wait for. False: nothing was done. No checkpoint."""
+        file = self._file(handle)
+        if file.writable and not self._contents.close_at_once(file.ino):
+            return False
+        self._remove(handle)
+        return True
 
     async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:
         found = await super().setattr(ino, new, caller, by_handle=by_handle)

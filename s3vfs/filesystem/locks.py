@@ -127,6 +127,16 @@ class Locks(Files):
                         lockers.discard(known)
                 await self._quietly_give_back(known, ino)
 
+    def flush_at_once(self, handle: int, owner: int | None = None) -> bool:
+        if owner is not None and self._owners.find(owner, False) is not None:
+            return False
+        return super().flush_at_once(handle)
+
+    def release_at_once(self, handle: int, owner: int | None = None, *, flock: bool = False) -> bool:
+        if flock or handle in self._lockers:
+            return False
+        return super().release_at_once(handle)
+
     async def release(self, handle: int, owner: int | None = None, *, flock: bool = False) -> None:
         """The last descriptor of the handle is gone, and with it the flock that was taken through it, and record locks
         that belong to the open file itself (F_OFD_SETLK): for those nobody sends a flush with their owner."""

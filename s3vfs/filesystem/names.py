@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from typing import NoReturn
 
 from s3vfs.errors import PosixError
 from s3vfs.filesystem.contracts import Caller, Found
@@ -25,6 +26,14 @@ class Names(Core):
         gone."""
         if len(name) > NAME_MAX_BYTES:
             raise PosixError(errno.ENAMETOOLONG)
+        with self._session.view() as txn:
+            rows = Rows(txn)
+            if self._session.covers(rows, parent):
+                dentry = rows.dentry(parent, name)
+                if dentry is None and name not in (b".", b".."):
+                    return self._absent(rows, parent)
+                if dentry is not None and self._session.covers(rows, dentry.ino):
+                    return self._found(rows, dentry.ino)
         await self._session.reach(parent)
         with self._session.view() as txn:
             rows = Rows(txn)
@@ -39,10 +48,13 @@ class Names(Core):
                 return self._found(rows, parent_of(rows, parent))
             dentry = rows.dentry(parent, name)
             if dentry is None:
-                if not is_directory(self._inode(rows, parent)):
-                    raise PosixError(errno.ENOTDIR)
-                raise PosixError(errno.ENOENT)
+                return self._absent(rows, parent)
             return self._found(rows, dentry.ino)
+
+    def _absent(self, rows: Rows, parent: int) -> NoReturn:
+        if not is_directory(self._inode(rows, parent)):
+            raise PosixError(errno.ENOTDIR)
+        raise PosixError(errno.ENOENT)
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Found:
         """A regular file, device, fifo or socket by `mode`."""

@@ -30,6 +30,7 @@ class Orphans:
     def __init__(self, session: FilesystemSession) -> None:
         self._session = session
         self._open: dict[int, int] = {}
+        self._unlinked: set[int] = set()  # open ones that are known to be orphans
         self._marked: set[int] = set()
         self._wake = trio.Event()
         session.listen(self._hear, reloaded=self._hear_reload)
@@ -37,10 +38,14 @@ class Orphans:
     def is_open(self, ino: int) -> bool:
         return ino in self._open
 
-    def opened(self, ino: int) -> None:
+    def opened(self, ino: int, *, linked: bool = False) -> None:
+        """`linked`: a name leads to it now, as the caller has just seen."""
         self._open[ino] = self._open.get(ino, 0) + 1
+        if linked:
+            return
         with self._session.view() as txn:
             if Rows(txn).orphan(ino) is not None:
+                self._unlinked.add(ino)
                 self._mark(ino)
 
     def closed(self, ino: int) -> None:
@@ -50,16 +55,19 @@ class Orphans:
             self._open[ino] = count
             return
         del self._open[ino]
-        with self._session.view() as txn:
-            if Rows(txn).orphan(ino) is not None:
-                self._mark(ino)
+        if ino in self._unlinked:
+            self._unlinked.remove(ino)
+            self._mark(ino)
 
     def _hear(self, changes: Changes, own: bool) -> None:
         for ino in changes.orphans:
-            self._mark(ino)
+            if ino in self._open:
+                self._unlinked.add(ino)
+            self._mark(ino)  # it may have been closed between its unlink and that op's record
 
     def _hear_reload(self) -> None:
         for ino in self._open:
+            self._unlinked.add(ino)
             self._mark(ino)
 
     def _mark(self, ino: int) -> None:

@@ -55,6 +55,10 @@ class ExtraCalls(Protocol):
 
     async def release(self, handle: int, owner: int | None = None, *, flock: bool = False) -> None: ...
 
+    def flush_at_once(self, handle: int, owner: int | None = None) -> bool: ...
+
+    def release_at_once(self, handle: int, owner: int | None = None, *, flock: bool = False) -> bool: ...
+
     async def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None: ...
 
     async def seek(self, handle: int, offset: int, whence: int) -> int: ...
@@ -74,6 +78,8 @@ class KernelPages(Protocol):
     def wrote(self, ino: int) -> None: ...
 
     async def published(self, ino: int) -> None: ...
+
+    def published_at_once(self, ino: int) -> bool: ...
 
     def released(self, ino: int) -> None: ...
 
@@ -102,6 +108,10 @@ class ExtraOperations:
             "release": self._release,
             "setxattr": self._setxattr,
         }
+        self._at_once: dict[str, Callable[..., bool]] = {
+            "flush": self._flush_at_once,
+            "release": self._release_at_once,
+        }
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -123,7 +133,21 @@ class ExtraOperations:
     def begin(self, call: str, request: Request, *arguments: Any) -> None:
         """The extension's callable: returns at once."""
         assert self._nursery is not None, "requests arrive while the main loop runs"
-        self._nursery.start_soon(self._answer, call, request, arguments, name=call)
+        at_once = self._at_once.get(call)
+        if at_once is None or not self._answer_at_once(call, at_once, request, arguments):
+            self._nursery.start_soon(self._answer, call, request, arguments, name=call)
+
+    def _answer_at_once(
+        self, call: str, at_once: Callable[..., bool], request: Request, arguments: tuple[Any, ...]
+    ) -> bool:
+        """A task costs more than most closes, so those that wait for nothing get none. False: nothing was done."""
+        try:
+            done, code = at_once(*arguments), 0
+        except Exception as error:
+            done, code = True, self._errnos.of(call, error)
+        if done:
+            request.reply_error(code)
+        return done
 
     async def _answer(self, call: str, request: Request, arguments: tuple[Any, ...]) -> None:
         try:
@@ -252,6 +276,17 @@ class ExtraOperations:
         finally:
             self._kernel.released(ino)
         request.reply_error(0)
+
+    def _flush_at_once(self, handle: int, owner: int) -> bool:
+        ino = self._filesystem.ino_of(handle)
+        return self._filesystem.flush_at_once(handle, owner) and self._kernel.published_at_once(ino)
+
+    def _release_at_once(self, handle: int, owner: int, flock: int) -> bool:
+        ino = self._filesystem.ino_of(handle)
+        if not self._filesystem.release_at_once(handle, owner, flock=bool(flock)):
+            return False
+        self._kernel.released(ino)
+        return True
 
     # -- extended attributes ------------------------------------------------------------------------------------------
 

@@ -171,9 +171,13 @@ class KernelCache:
     async def published(self, ino: int) -> None:
         """Return when the kernel has no attributes of this inode that publishing has settled otherwise: who closes a
         file and then asks for its attributes gets those that all others get. Bounded."""
-        self._recheck(ino)
-        if self._invalidations.attributes_waiting(ino):
+        if not self.published_at_once(ino):
             await _until(lambda: not self._invalidations.attributes_waiting(ino), WITHDRAWN_POLL_S)
+
+    def published_at_once(self, ino: int) -> bool:
+        """As `published`, where there is nothing to wait for; False: there is."""
+        self._recheck(ino)
+        return not self._invalidations.attributes_waiting(ino)
 
     def released(self, ino: int) -> None:
         if self._namespace.is_open(ino):

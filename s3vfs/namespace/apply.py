@@ -111,15 +111,16 @@ _HANDLERS: dict[type[ops.Op], _Handler] = {
 }
 
 _ENTERING = (ops.Announce, ops.Resume)
+_TOUCHES_NOTHING = ops.Beat()
 
 
-def apply_op(txn: Transaction, numbered: ops.NumberedOp, context: Context) -> Verdict:
+def apply_op(txn: Transaction, numbered: ops.NumberedOp, context: Context, *, rivals: bool = True) -> Verdict:
     """Apply one op, or refuse it and change nothing. Neither the op's number nor whether its session is live is looked
     at: that is `apply_record`'s. R6 comes before the op's own checks: ESTALE for a lease that is named but not its
-    session's, COVERED for what another session's lease covers. Raises UnknownFeature for FEATURE with a bit that this
-    program lacks."""
+    session's, COVERED for what another session's lease covers. Not `rivals`: the caller knows that the op touches
+    nothing of the latter kind. Raises UnknownFeature for FEATURE with a bit that this program lacks."""
     rows, op = MutableRows(txn), numbered.op
-    refused = leases.refusal(rows, numbered.lease, op, context.sid)
+    refused = leases.refusal(rows, numbered.lease, op if rivals else _TOUCHES_NOTHING, context.sid)
     return Verdict(refused) if refused else _HANDLERS[type(op)](rows, op, context)
 
 
@@ -137,6 +138,7 @@ def apply_record(txn: Transaction, header: RecordHeader, raw_ops: Sequence[bytes
     possible = sessions.is_identity(sid, incarnation)
     session = _live(rows, sid, incarnation) if possible else None
     last_op = None if session is None else session.last_op  # None: not live
+    rivals = leases.has_rivals(rows, sid)  # ops of this record give leases to no other session
     verdicts: list[Verdict] = []
     for index, raw in enumerate(raw_ops):
         numbered = ops.decode_op(raw)
@@ -150,7 +152,7 @@ def apply_record(txn: Transaction, header: RecordHeader, raw_ops: Sequence[bytes
         elif last_op is not None and numbered.number <= last_op:
             verdict = Verdict(DUPLICATE)
         else:
-            verdict = apply_op(txn, numbered, context)
+            verdict = apply_op(txn, numbered, context, rivals=rivals)
             if last_op is not None or (entering and verdict.errno == 0):
                 last_op = None if isinstance(op, ops.End) and verdict.errno == 0 else numbered.number
         verdicts.append(verdict)

@@ -67,7 +67,7 @@ def setattr(rows: MutableRows, op: Setattr, context: Context) -> Verdict:
         inode_key(op.ino),
         replace(
             inode,
-            mode=_new_mode(inode.mode, op),
+            mode=new_mode(inode.mode, op),
             uid=op.uid if mask & SetattrMask.UID else inode.uid,
             gid=op.gid if mask & SetattrMask.GID else inode.gid,
             atime_ns=op.atime_ns if mask & SetattrMask.ATIME else inode.atime_ns,
@@ -160,7 +160,8 @@ def _set_acl(rows: MutableRows, op: Setxattr, inode: Inode) -> Verdict:
     return OK
 
 
-def _new_mode(mode: int, op: Setattr) -> int:
+def new_mode(mode: int, op: Setattr) -> int:
+    """What the op makes of an inode's mode."""
     if op.mask & SetattrMask.MODE:
         mode = stat.S_IFMT(mode) | op.mode & _PERMISSIONS
     elif op.mask & _OWNER:

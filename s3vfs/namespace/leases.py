@@ -27,6 +27,7 @@ INDEX_MAX = 2**32 - 1  # four bytes of a key
 _NOTHING: frozenset[LeaseId | None] = frozenset()
 _UNCOVERED: frozenset[LeaseId | None] = frozenset([None])
 _Known = dict[int, LeaseId | None]  # of directories that have been looked at
+_OWN_LOOKED_AT = 64  # so many leases are looked at once for each record; beyond that, at what each op touches
 
 
 def grant(rows: Rows, lease: LeaseId) -> GrantRow | None:
@@ -60,6 +61,11 @@ def leases_touched(rows: Rows, op: ops.Op) -> frozenset[LeaseId | None]:
     return touched(rows, op)
 
 
+def has_rivals(rows: Rows, sid: int) -> bool:
+    """Whether another session may have a lease: where none has, R6 refuses nothing for what an op touches."""
+    return any(row.sid != sid or count == _OWN_LOOKED_AT for count, (_, row) in enumerate(rows.grants()))
+
+
 def refusal(rows: Rows, named: LeaseId | None, op: ops.Op, sid: int) -> int:
     """R6: ESTALE where the op names a lease that is not live, or not its session's; COVERED where it touches what
     another session's lease covers; else 0."""
@@ -89,6 +95,9 @@ def _covering(rows: Rows, ino: int, inode: Inode | None, known: _Known) -> Lease
         return None
     if stat.S_ISDIR(inode.mode):
         return _directory(rows, ino, known)
+    if inode.nlink == 1:
+        link = next(rows.links(ino), None)
+        return None if link is None else _directory(rows, link[0], known)
     if not 0 < inode.nlink <= COVERED_LINKS_MAX:
         return None
     found: LeaseId | None = None

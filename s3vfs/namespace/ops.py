@@ -6,7 +6,7 @@ a `NumberedOp`. This module knows shapes only; what an op does is decided in app
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 
@@ -386,10 +386,15 @@ class NumberedOp(msgspec.Struct, array_like=True, frozen=True):
 
 def inodes_of(op: AnyOp) -> list[int]:
     """The inodes that an op names."""
-    named = (getattr(op, name, 0) for name in ("parent", "new_parent", "ino", "replaced", "source"))
-    return [ino for ino in named if ino]
+    return [ino for name in _INODE_FIELDS[type(op)] if (ino := getattr(op, name))]
 
 
+_INODE_FIELDS = {
+    kind: tuple(
+        name for name in ("parent", "new_parent", "ino", "replaced", "source") if name in kind.__struct_fields__
+    )
+    for kind in get_args(AnyOp)
+}
 _decoder = msgspec.msgpack.Decoder(NumberedOp)
 _encoder = msgspec.msgpack.Encoder()
 

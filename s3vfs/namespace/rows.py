@@ -280,6 +280,7 @@ decode_volume = _volume.decode
 _usage = msgspec.msgpack.Decoder(Usage)
 _dentry = msgspec.msgpack.Decoder(Dentry)
 _inode = msgspec.msgpack.Decoder(Inode)
+decode_inode = _inode.decode
 _extent = msgspec.msgpack.Decoder(Extent)
 _object = msgspec.msgpack.Decoder(ObjectRow)
 _reference = msgspec.msgpack.Decoder(Reference)

@@ -39,7 +39,7 @@ class ScratchTransaction:
 
     def __init__(self, base: ReadTransaction) -> None:
         self._base = base
-        self._keys = SortedKeys()  # of `writes`
+        self._keys: SortedKeys | None = None  # of `writes`, once somebody asks for their order
         self.writes: dict[bytes, bytes | None] = {}
         self.reads: set[bytes] = set()
         self.ranges: list[KeyRange] = []
@@ -57,9 +57,14 @@ class ScratchTransaction:
         self._write(key, None)
 
     def _write(self, key: bytes, value: bytes | None) -> None:
-        if key not in self.writes:
+        if self._keys is not None and key not in self.writes:
             self._keys.add(key)
         self.writes[key] = value
+
+    def _ordered(self) -> SortedKeys:
+        if self._keys is None:
+            self._keys = SortedKeys(self.writes)
+        return self._keys
 
     def range(self, first: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         # The stretch grows row by row: whoever stops at the first row does not depend on those after it.
@@ -77,7 +82,10 @@ class ScratchTransaction:
     def _merged(self, first: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
         """Rows of the base and of the layer in order, the layer's hiding the base's; None = deleted."""
         writes = self.writes
-        own_keys = self._keys.between(first, end, reverse=reverse)
+        if not writes:
+            yield from self._base.range(first, end, reverse=reverse)
+            return
+        own_keys = self._ordered().between(first, end, reverse=reverse)
         own = next(own_keys, None)
         for key, value in self._base.range(first, end, reverse=reverse):
             while own is not None and (own > key if reverse else own < key):
@@ -105,7 +113,7 @@ class ScratchTransaction:
 
     def merge_into(self, txn: Transaction) -> None:
         """Make the layer's changes in `txn`, in key order."""
-        for key in self._keys:
+        for key in self._ordered():
             value = self.writes[key]
             if value is None:
                 txn.delete(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.replica.protocol import Row
@@ -19,21 +19,19 @@ class Layer:
     move most of 50,000 keys at each insertion.
     """
 
-    __slots__ = ("_keys", "_values")
+    __slots__ = ("_keys", "_values", "get")
 
     def __init__(self) -> None:
         self._values: dict[bytes, tuple[bytes | None, int]] = {}
         self._keys: dict[int, list[bytes]] = {}
+        # Of a key: (value, serial), or None where the base's row shows.
+        self.get: Callable[[bytes], tuple[bytes | None, int] | None] = self._values.get
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._values
-
-    def get(self, key: bytes) -> tuple[bytes | None, int] | None:
-        """(value, serial), or None where the base's row shows."""
-        return self._values.get(key)
 
     def set(self, key: bytes, value: bytes | None, serial: int) -> None:
         if key not in self._values:
@@ -60,24 +58,29 @@ class Layer:
     def keys_between(self, first: bytes, end: bytes) -> list[bytes]:
         """Keys of the layer with first <= key < end, in order."""
         found: list[bytes] = []
-        if first < end:
-            for tag in sorted(tag for tag in self._keys if first[:1] <= bytes([tag]) <= end[:1]):
-                keys = self._keys[tag]
-                found += keys[bisect_left(keys, first) : bisect_left(keys, end)]
+        if first < end and self._keys:
+            low, high = first[0] if first else 0, end[0]
+            tags = (low,) if low == high else [tag for tag in sorted(self._keys) if low <= tag <= high]
+            for tag in tags:  # mostly one: rows of one kind
+                keys = self._keys.get(tag, ())
+                start = bisect_left(keys, first)
+                if start < len(keys) and keys[start] < end:
+                    found += keys[start : bisect_left(keys, end, start)]
         return found
 
 
 class LayeredView:
     """A ReadTransaction: the layer's rows above the base's. Neither may change while a range is consumed."""
 
-    __slots__ = ("_base", "_layer")
+    __slots__ = ("_base", "_get", "_layer")
 
     def __init__(self, base: ReadTransaction, layer: Layer) -> None:
         self._base = base
         self._layer = layer
+        self._get = layer.get
 
     def get(self, key: bytes) -> bytes | None:
-        found = self._layer.get(key)
+        found = self._get(key)
         return self._base.get(key) if found is None else found[0]
 
     def range(self, first: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Row]:

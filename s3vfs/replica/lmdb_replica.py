@@ -63,13 +63,11 @@ _decode_meta = msgspec.msgpack.Decoder(_Meta).decode
 class LmdbReader:
     """ReadTransaction over one LMDB transaction. Keys and values are copies."""
 
-    __slots__ = ("_txn",)
+    __slots__ = ("_txn", "get")
 
     def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
         self._txn = txn
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._txn.get(key)
+        self.get: Callable[[bytes], bytes | None] = txn.get
 
     def range(self, first: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Row]:
         first = max(first, _FIRST_ROW)  # the meta row is not a row
@@ -105,17 +103,18 @@ class LmdbWriter(LmdbReader):
         self._txn.delete(key)
 
 
-class _Reading:
-    """The context of one read. A class, since a generator would double the price of a lookup."""
+class _Reading(LmdbReader):
+    """One read, and its own context. A class, since a generator would double the price of a lookup."""
 
-    __slots__ = ("_path", "_txn")
+    __slots__ = ("_path",)
 
     def __init__(self, txn: lmdb.Transaction[bytes], path: Path) -> None:
         self._txn = txn
+        self.get = txn.get
         self._path = path
 
     def __enter__(self) -> LmdbReader:
-        return LmdbReader(self._txn)
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._txn.abort()

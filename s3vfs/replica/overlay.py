@@ -22,7 +22,20 @@ from msgspec.structs import replace
 
 from s3vfs.namespace import ops
 from s3vfs.namespace.apply import apply_op
-from s3vfs.namespace.rows import USAGE_KEY, VOLUME_KEY, Rows, SessionRow, Usage, Volume, encode_row, session_key
+from s3vfs.namespace.folding import folded
+from s3vfs.namespace.rows import (
+    USAGE_KEY,
+    VOLUME_KEY,
+    Inode,
+    Rows,
+    SessionRow,
+    Usage,
+    Volume,
+    decode_inode,
+    encode_row,
+    inode_key,
+    session_key,
+)
 from s3vfs.namespace.scratch import KeyRange, ScratchTransaction
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Context, Verdict
@@ -54,6 +67,15 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Folded:
+    """A queued CREATE that says more than it did: `numbered` is what becomes of `pending`, `inode` what it makes."""
+
+    numbered: ops.NumberedOp
+    pending: Pending
+    inode: Inode
+
+
+@dataclass(frozen=True, slots=True)
 class Changed:
     """An op whose verdict is not the one it had. `queued`: it still waits for its record, and the new verdict is
     speculative too."""
@@ -82,6 +104,7 @@ class Overlay:
 
     def __init__(self) -> None:
         self._queue: list[Pending] = []
+        self._creates: dict[int, Pending] = {}  # queued CREATEs by inode
         self._layer = Layer()
         self._serial = 0
         self._more_bytes = 0
@@ -101,9 +124,12 @@ class Overlay:
         """Base with all queued ops applied. Valid until the next call of any other method."""
         return LayeredView(base, self._layer) if len(self._layer) else base
 
-    def acknowledge(self, base: ReadTransaction, numbered: ops.NumberedOp, context: Context) -> Verdict:
+    def acknowledge(
+        self, base: ReadTransaction, numbered: ops.NumberedOp, context: Context, *, rivals: bool = True
+    ) -> Verdict:
         """Try the op on top of all queued ones; queue it if it succeeds. Otherwise nothing happened and nothing was
-        acknowledged. Numbers grow. Raises ValueError for an op that may never be acknowledged ahead of its record."""
+        acknowledged. Numbers grow. `rivals`: see `apply_op`. Raises ValueError for an op that may never be acknowledged
+        ahead of its record."""
         if not isinstance(numbered.op, _ACKNOWLEDGEABLE):
             raise ValueError(f"{type(numbered.op).__name__} must wait for its record")
         if self._queue and numbered.number <= self._queue[-1].numbered.number:
@@ -112,11 +138,34 @@ class Overlay:
             self._remember(base, context.sid)
         self._serial += 1
         pending = Pending(numbered, context, Verdict(), self._serial)
-        verdict = self._try(base, pending)
+        verdict = self._try(base, pending, rivals=rivals)
         if not verdict.errno:
             pending.verdict = verdict
             self._queue.append(pending)
+            if isinstance(numbered.op, ops.Create):
+                self._creates[numbered.op.ino] = pending
         return verdict
+
+    def foldable(self, base: ReadTransaction, change: ops.Setattr, first_number: int) -> Folded | None:
+        """How the op could be said by the CREATE of its inode, where that is queued with `first_number` or a later one
+        and nothing has changed the inode since."""
+        pending = self._creates.get(change.ino)
+        found = self._layer.get(inode_key(change.ino))
+        if pending is None or pending.numbered.number < first_number or found is None or found[1] != pending.serial:
+            return None
+        create, row = pending.numbered.op, found[0]
+        assert isinstance(create, ops.Create)
+        assert row is not None
+        both = folded(Rows(self.view(base)), create, decode_inode(row), change)
+        return None if both is None else Folded(replace(pending.numbered, op=both[0]), pending, both[1])
+
+    def fold(self, folded: Folded) -> None:
+        """The queued CREATE is that one from now on."""
+        assert isinstance(folded.numbered.op, ops.Create)
+        key, value = inode_key(folded.numbered.op.ino), encode_row(folded.inode)
+        folded.pending.numbered = folded.numbered
+        folded.pending.writes = {**folded.pending.writes, key: value}
+        self._layer.set(key, value, folded.pending.serial)
 
     def record_applied(
         self, base: ReadTransaction, keys: frozenset[bytes], own: Mapping[int, Verdict] | None = None
@@ -150,11 +199,11 @@ class Overlay:
         """Take ops out that will never be committed (spilled); the others are tried again without them."""
         return self._rebuild(base, [pending for pending in self._queue if pending.numbered.number not in numbers])
 
-    def _try(self, base: ReadTransaction, pending: Pending) -> Verdict:
+    def _try(self, base: ReadTransaction, pending: Pending, *, rivals: bool = True) -> Verdict:
         """Apply the op on base and layer; what it did goes into the layer if it succeeds."""
         view = self.view(base)
         scratch = ScratchTransaction(view)
-        verdict = apply_op(scratch, pending.numbered, pending.context)
+        verdict = apply_op(scratch, pending.numbered, pending.context, rivals=rivals)
         keys = scratch.reads.union(scratch.writes)
         pending.more_bytes = pending.more_inodes = 0
         if USAGE_KEY in keys:
@@ -204,7 +253,13 @@ class Overlay:
                 self._layer.remove([key for key in written if (self._layer.get(key) or (None, 0))[1] <= newest])
             else:
                 self._layer = Layer()
-            self._queue = staying
+            self._stay(staying)
+
+    def _stay(self, staying: list[Pending]) -> None:
+        self._queue = staying
+        self._creates = {
+            pending.numbered.op.ino: pending for pending in staying if isinstance(pending.numbered.op, ops.Create)
+        }
 
     def _carry_counters(self, base: ReadTransaction) -> None:
         """Put the two counting rows, where the layer has them, on top of base as it is now."""
@@ -226,7 +281,8 @@ class Overlay:
     def _rebuild(self, base: ReadTransaction, staying: list[Pending]) -> Rebuilt:
         """Try all of `staying` again, in order, on base alone."""
         before = self._layer.values()
-        self._layer, self._queue = Layer(), staying
+        self._layer = Layer()
+        self._stay(staying)
         self._more_bytes = self._more_inodes = 0
         changed = []
         for pending in staying:

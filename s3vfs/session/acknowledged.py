@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 import trio
@@ -20,10 +22,10 @@ from s3vfs.environment import Environment
 from s3vfs.errors import StoreUnreachable
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.leases import leases_touched
-from s3vfs.namespace.ops import AnyOp, Create, NumberedOp, encode_op, inodes_of
+from s3vfs.namespace.ops import AnyOp, Create, NumberedOp, Setattr, encode_op, inodes_of
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
-from s3vfs.namespace.verdict import Context, Verdict
+from s3vfs.namespace.verdict import OK, Context, Verdict
 from s3vfs.replica.overlay import Overlay
 from s3vfs.replica.protocol import Applied
 from s3vfs.session.base import Base
@@ -42,6 +44,24 @@ _QUOTA_MARGIN_INODES = 20_000
 _LOST_INODES = 100_000
 _CHANGES_IN_FOLDER = 10_000
 _TAKEN = "it was refused: others had the lease by then"
+
+
+class _Layered:
+    """The context of one view. A class, since a generator costs more than what is read through it."""
+
+    __slots__ = ("_base", "_overlay")
+
+    def __init__(self, base: AbstractContextManager[ReadTransaction], overlay: Overlay) -> None:
+        self._base = base
+        self._overlay = overlay
+
+    def __enter__(self) -> ReadTransaction:
+        return self._overlay.view(self._base.__enter__())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._base.__exit__(kind, error, traceback)
 
 
 class Acknowledged:
@@ -79,29 +99,49 @@ class Acknowledged:
     def __len__(self) -> int:
         return len(self._overlay)
 
-    def view(self, base: ReadTransaction) -> ReadTransaction:
-        return self._overlay.view(base)
+    def seen_through(self, base: AbstractContextManager[ReadTransaction]) -> AbstractContextManager[ReadTransaction]:
+        """A view of base with everything acknowledged above it (R12)."""
+        return _Layered(base, self._overlay) if len(self._overlay) else base
 
     # -- acknowledging ------------------------------------------------------------------------------------------------
 
-    def acknowledge(self, op: AnyOp) -> Verdict | None:
+    def acknowledge(self, op: AnyOp, *, ctime_follows: bool = False) -> Verdict | None:
         """Take the op at once, if leases in force cover all that it touches; its verdict is then OK, or a refusal that
-        is final. None: it has to wait for its record. No checkpoint."""
+        is final. None: it has to wait for its record. `ctime_follows`: an op that comes along with the same record, or
+        later, will set the inode's ctime. No checkpoint."""
         if not self._leases.held or not self._pipeline.open or self._base.loading:
             return None
         if len(self._overlay) >= WINDOW_OPS or self._pipeline.awaits(inodes_of(op)):
             return None
         with self._base.read() as txn:
+            if ctime_follows and isinstance(op, Setattr) and self._fold(txn, op):
+                return OK
             rows = Rows(self._overlay.view(txn))
             touched = leases_touched(rows, op)
             if not touched or not self._leases.relied_on(touched) or _near_quota(rows):
                 return None
             lease = min(lease for lease in touched if lease is not None)
-            return self._take(txn, NumberedOp(self._pipeline.next_staged(), lease, op))
+            # All that it touches is that lease's: reading its row is enough to hear when that ends.
+            return self._take(txn, NumberedOp(self._pipeline.next_staged(), lease, op), rivals=len(touched) > 1)
 
-    def _take(self, txn: ReadTransaction, numbered: NumberedOp) -> Verdict | None:
+    def _fold(self, txn: ReadTransaction, op: Setattr) -> bool:
+        """Whether the CREATE of the inode, which has not left yet, says from now on what the op says."""
+        first = self._pipeline.first_open
+        found = None if first is None else self._overlay.foldable(txn, op, first)
+        if found is None or not self._leases.relied_on([found.numbered.lease]):
+            return False
+        wire = encode_op(found.numbered)
+        try:
+            self._queue_log.op(wire)
+        except OSError:
+            return False  # then it is tried by itself
+        self._overlay.fold(found)
+        self._pipeline.restage(found.numbered, wire, partial(self._fate, found.numbered))
+        return True
+
+    def _take(self, txn: ReadTransaction, numbered: NumberedOp, *, rivals: bool = True) -> Verdict | None:
         context = Context(self._base.applied_seq + 1, 0, self._base.sid, self._base.incarnation)
-        verdict = self._overlay.acknowledge(txn, numbered, context)
+        verdict = self._overlay.acknowledge(txn, numbered, context, rivals=rivals)
         if verdict.errno:
             return verdict
         wire = encode_op(numbered)

@@ -179,7 +179,7 @@ class Pipeline:
 
     def awaits(self, inos: Collection[int]) -> bool:
         """Whether an op that is not acknowledged, so may yet be refused, names one of these inodes."""
-        return any(ino in self._awaited for ino in inos)
+        return bool(self._awaited) and any(ino in self._awaited for ino in inos)
 
     # -- queueing -----------------------------------------------------------------------------------------------------
 
@@ -229,6 +229,23 @@ class Pipeline:
         self._next_number += 1
         self._add(batch, [Queued(numbered.number, wire, group, batch)])
         self._busy()
+
+    @property
+    def first_open(self) -> int | None:
+        """The number from which on staged ops may still be exchanged (`restage`); None: nothing is staged."""
+        batch = self._batch
+        return batch.staged[0].number if batch is not None and batch.staged else None
+
+    def restage(self, numbered: NumberedOp, wire: bytes, on_done: Callable[[Group], None]) -> None:
+        """Another op in the place of the one that `stage` has queued under the same number, `first_open` or later."""
+        batch = self._batch
+        assert batch is not None
+        at = numbered.number - batch.staged[0].number  # numbers of an open batch follow one another
+        before = batch.staged[at]
+        assert before.number == numbered.number
+        before.group.on_done = on_done
+        batch.staged[at] = Queued(before.number, wire, before.group, batch)
+        batch.size_bytes += len(wire) - len(before.wire)
 
     def along(self, ops: Sequence[AnyOp], leases: Sequence[Lease | None]) -> Group:
         """Queue `ops`, each naming its lease, into the batch that is being closed; behind it where it has been closed
@@ -457,8 +474,10 @@ class Pipeline:
         elif verdict is not None and verdict.errno == DUPLICATE:
             queued.group.error = SessionError("the outcome cannot be known: an op was sent twice")
         if queued.group.leave(verdict, seq):
-            self._awaited.subtract(queued.group.inos)
-            self._awaited = +self._awaited
+            for ino in queued.group.inos:
+                self._awaited[ino] -= 1
+                if not self._awaited[ino]:
+                    del self._awaited[ino]
         if isinstance(queued.unit, Batch):
             queued.unit.left -= 1
             if queued.unit.left == 0:

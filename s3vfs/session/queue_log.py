@@ -6,10 +6,10 @@
     header   magic "S3VFSQL1", sid (8), incarnation (4), 0 (4)
     entry    length (4), kind (1), xxh3 of kind and payload (8), payload
 
-Kind 1: an op in its wire form, with its number. Kind 2: a close that was acknowledged: inode, and seq and index of the
-lease. Kind 3, in `carried`: an inode of which something was lost, and why. Big-endian. Nothing is fsynced: a killed
-daemon loses nothing, a power cut what was neither fsynced nor committed. A part is removed when the fate of all that it
-holds is known.
+Kind 1: an op in its wire form, with its number; it replaces an earlier one with the same number. Kind 2: a close that
+was acknowledged: inode, and seq and index of the lease. Kind 3, in `carried`: an inode of which something was lost, and
+why. Big-endian. Nothing is fsynced: a killed daemon loses nothing, a power cut what was neither fsynced nor committed.
+A part is removed when the fate of all that it holds is known.
 
 Everything here blocks for as long as the local disk does, which is the page cache. Knows no trio.
 """
@@ -154,7 +154,7 @@ def _read(path: Path) -> LeftBehind:
     if len(data) < _HEADER.size or data[:8] != _MAGIC:
         return LeftBehind(0, 0, ())
     _, sid, incarnation, _ = _HEADER.unpack_from(data)
-    ops: list[NumberedOp] = []
+    ops: dict[int, NumberedOp] = {}
     closes: dict[int, Lease] = {}
     lost: dict[int, str] = {}
     at = _HEADER.size
@@ -170,5 +170,5 @@ def _read(path: Path) -> LeftBehind:
         elif kind == _LOST_KIND:
             lost[_INO.unpack_from(payload)[0]] = payload[_INO.size :].decode()
         elif (op := decode_op(payload)) is not None:
-            ops.append(op)
-    return LeftBehind(sid, incarnation, tuple(ops), closes, lost)
+            ops[op.number] = op
+    return LeftBehind(sid, incarnation, tuple(ops.values()), closes, lost)

@@ -114,13 +114,13 @@ class Session:
         """What this client sees: base, and above it what was acknowledged ahead of its record (R12). Never across an
         await. While a checkpoint is loaded it is what was seen before: `fresh` tells old from young, as when the bucket
         is silent."""
-        return self._layered() if self._acknowledged is not None and len(self._acknowledged) else self.base.read()
+        base = self.base.read()
+        return base if self._acknowledged is None else self._acknowledged.seen_through(base)
 
-    @contextmanager
-    def _layered(self) -> Iterator[ReadTransaction]:
-        assert self._acknowledged is not None
-        with self.base.read() as txn:
-            yield self._acknowledged.view(txn)
+    def covers(self, rows: Rows, ino: int) -> bool:
+        """Whether an own lease, relied on now, says that these rows, of a view, have all that anybody has been told of
+        the inode (and, for a directory, of its entries)."""
+        return self._leases is not None and self._leases.covering(rows, ino) is not None
 
     async def reach(self, *inos: int, within_s: float | None = None) -> None:
         """Return when the view has all that anybody has been told of these inodes (and, for directories, of their
@@ -228,9 +228,11 @@ class Session:
 
     # -- ahead of the record ------------------------------------------------------------------------------------------
 
-    def acknowledge(self, op: AnyOp) -> Verdict | None:
+    def acknowledge(self, op: AnyOp, *, ctime_follows: bool = False) -> Verdict | None:
         """Take `op` at once where leases allow it: see `Acknowledged.acknowledge`. No checkpoint."""
-        return None if self._acknowledged is None else self._acknowledged.acknowledge(op)
+        if self._acknowledged is None:
+            return None
+        return self._acknowledged.acknowledge(op, ctime_follows=ctime_follows)
 
     def wish(self, rows: Rows, directories: Sequence[int]) -> list[AnyOp]:
         """Ops to send before one that touches these directories, to have them leased: see `Leases.wish`."""

@@ -59,7 +59,9 @@ def test_a_volume_lives_from_create_to_delete(driver: Driver, seaweed: ServerPla
     }
     for _ in range(10):
         call.NodePublishVolume(**publication)
-    (target / "file").write_bytes(b"x" * 1_000_000)
+    with open(target / "file", "wb") as file:
+        file.write(b"x" * 1_000_000)
+        os.fsync(file.fileno())  # what was only answered is counted within a second
     said = command_lines()
     usage = call.NodeGetVolumeStats(volume_id=volume.volume_id, volume_path=str(target)).usage[0]
     assert (usage.total, usage.used >= 1_000_000) == (GIB, True)

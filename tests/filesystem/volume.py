@@ -49,6 +49,15 @@ class SizesOnly:
         self.times[ino] = (atime_ns, mtime_ns)
         return True
 
+    def carries_ctime(self, ino: int) -> bool:
+        return ino in self.unpublished
+
+    def changed(self, ino: int, time_ns: int) -> None:
+        self.calls.append(("changed", ino))
+
+    def close_at_once(self, ino: int) -> bool:
+        return ino not in self.unpublished and self.failure is None
+
     async def read(self, ino: int, offset: int, length: int, readahead: Any) -> bytes:
         with self._session.view() as txn:
             inode = Rows(txn).inode(ino)

@@ -165,6 +165,12 @@ class Double:
         self.note("release", handle=handle, owner=owner, flock=flock)
         del self._handles[handle]
 
+    def flush_at_once(self, handle: int, owner: int | None = None) -> bool:
+        return False
+
+    def release_at_once(self, handle: int, owner: int | None = None, *, flock: bool = False) -> bool:
+        return False
+
     async def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         self.note("fallocate", ino=self.ino_of(handle), mode=mode, offset=offset, length=length)
         if mode & 0x10:

@@ -122,6 +122,48 @@ def test_an_acknowledged_op_is_seen_at_once_and_not_in_base(world: World) -> Non
     world.check()
 
 
+def fold(world: World, change: o.Setattr, first_number: int = 0) -> bool:
+    with world.replica.read() as base:
+        found = world.overlay.foldable(base, change, first_number)
+        if found is not None:
+            world.overlay.fold(found)
+    return found is not None
+
+
+def mode_of(ino: int, mode: int) -> o.Setattr:
+    return o.Setattr(ino, o.SetattrMask.MODE, mode, 0, 0, 0, 0, 0, 10**18)
+
+
+def test_a_queued_create_takes_owner_and_mode_in(world: World) -> None:
+    op = create(world.own, b"x")
+    world.acknowledge(op)
+    world.acknowledge(create(world.own, b"y"))
+    assert fold(world, mode_of(op.ino, 0o4711))
+    world.check()
+    with world.replica.read() as base:
+        inode = Rows(world.overlay.view(base)).inode(op.ino)
+    assert inode is not None
+    assert inode.mode == 0o104711
+    world.commit_foreign([create(world.foreign, b"z")])  # everything is tried again
+    world.check()
+    assert world.commit_own(2).changed == ()
+    assert not fold(world, mode_of(op.ino, 0o600))
+    assert world.rows() == all_rows(world.replica)
+
+
+def test_a_create_takes_in_nothing_once_it_may_have_left_or_the_inode_has_changed(world: World) -> None:
+    op = create(world.own, b"x")
+    world.acknowledge(op)
+    number = world.overlay.pending[0].numbered.number
+    assert not fold(world, mode_of(op.ino, 0o600), number + 1)
+    world.acknowledge(o.Link(op.ino, ROOT_INO, b"other", 10**18))
+    assert not fold(world, mode_of(op.ino, 0o600), number)
+    world.acknowledge(o.Unlink(ROOT_INO, b"other", op.ino, 0, False, 10**18))
+    world.acknowledge(o.Unlink(ROOT_INO, b"x", op.ino, 0, False, 10**18))
+    assert not fold(world, mode_of(op.ino, 0o600), number)
+    world.check()
+
+
 def test_an_op_that_fails_is_not_queued(world: World) -> None:
     world.acknowledge(create(world.own, b"x"))
     before = world.rows()

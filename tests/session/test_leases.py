@@ -76,6 +76,64 @@ def test_an_op_under_a_lease_is_answered_at_once_and_committed_within_a_second(t
     run(tmp_path, main)
 
 
+def chmod(session: Session, name: bytes, mode: int) -> int:
+    """Whether it was acknowledged, for a file whose unpublished bytes will carry the ctime; its inode."""
+    with session.view() as txn:
+        dentry = Rows(txn).dentry(ROOT, name)
+    assert dentry is not None
+    op = Setattr(dentry.ino, SetattrMask.MODE | SetattrMask.UID, mode, 5, 0, 0, 0, 0, now_ns())
+    verdict = session.acknowledge(op, ctime_follows=True)
+    assert verdict is not None
+    assert not verdict.errno
+    return dentry.ino
+
+
+def owner_and_mode(session: Session, ino: int) -> tuple[int, int]:
+    with session.view() as txn:
+        inode = Rows(txn).inode(ino)
+    assert inode is not None
+    return inode.uid, inode.mode
+
+
+def test_owner_and_mode_of_a_file_whose_create_has_not_left_become_part_of_it(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with place.client(1).mount(LEASED) as one:
+            await leased(one)
+            assert acknowledged(one, b"new")
+            assert acknowledged(one, b"another")
+            before = one.counters.ops_committed
+            ino = chmod(one, b"new", 0o4750)
+            assert owner_and_mode(one, ino) == (5, 0o104750)
+            assert chmod(one, b"new", 0o600) == ino
+            await one.barrier()
+            assert owner_and_mode(one, ino) == (5, 0o100600)
+            assert one.counters.ops_committed == before + 3  # with the barrier's own
+            assert chmod(one, b"new", 0o640) == ino
+            await one.barrier()
+            assert owner_and_mode(one, ino) == (5, 0o100640)
+            assert one.counters.ops_committed == before + 5
+            assert one.counters.ops_rejected == 0
+
+    run(tmp_path, main)
+
+
+def test_a_create_that_says_more_than_it_did_survives_its_daemon(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        with suppress(Killed):
+            async with client.mount(LEASED) as one:
+                await leased(one)
+                assert acknowledged(one, b"new")
+                ino = chmod(one, b"new", 0o600)
+                raise Killed
+        async with client.mount(LEASED) as one:
+            await one.barrier()
+            assert names(one) == [b"first", b"new"]
+            assert owner_and_mode(one, ino) == (5, 0o100600)
+
+    run(tmp_path, main)
+
+
 def test_who_reads_a_leased_directory_sees_everything_that_was_acknowledged(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         async with place.client(1).mount(LEASED) as one, place.client(2).mount(LEASED) as two:

@@ -165,8 +165,8 @@ class WholeHistory(History):
         session = life.session
         genuine = session.acknowledge
 
-        def acknowledge(op: AnyOp) -> Verdict | None:
-            verdict = genuine(op)
+        def acknowledge(op: AnyOp, *, ctime_follows: bool = False) -> Verdict | None:
+            verdict = genuine(op, ctime_follows=ctime_follows)
             if verdict is not None and not verdict.errno:
                 lease = session._acknowledged._overlay.pending[-1].numbered.lease
                 if Rows(self._world.state).grant(lease) is None:
