@@ -6,11 +6,12 @@ pyfuse3's main loop, and with it the mount.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from s3vfs.errors import PosixError
@@ -55,6 +56,24 @@ def _guarded(handler: _Handler[_Arguments, _Result]) -> _Handler[_Arguments, _Re
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+
+
+class _Refusing:
+    """See `Operations._refusing`. A class, since it is entered for most requests."""
+
+    __slots__ = ("_ino", "_kernel", "_lasts_s", "_thread")
+
+    def __init__(self, kernel: KernelCache, ino: int, thread: int, lasts_s: float) -> None:
+        self._kernel = kernel
+        self._ino = ino
+        self._thread = thread
+        self._lasts_s = lasts_s
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, PosixError) and error.errno == errno.ESTALE:
+            self._kernel.refused(self._thread, self._ino, lasts_s=self._lasts_s)
 
 
 class Operations(pyfuse3.Operations):
@@ -232,15 +251,9 @@ class Operations(pyfuse3.Operations):
 
         return check
 
-    @contextlib.contextmanager
-    def _refusing(self, ino: int, thread: int, *, lasts_s: float = RETRY_S) -> Iterator[None]:
+    def _refusing(self, ino: int, thread: int, *, lasts_s: float = RETRY_S) -> AbstractContextManager[None]:
         """An ESTALE that leaves is remembered: the kernel walks the path once more."""
-        try:
-            yield
-        except PosixError as error:
-            if error.errno == errno.ESTALE:
-                self._kernel.refused(thread, ino, lasts_s=lasts_s)
-            raise
+        return _Refusing(self._kernel, ino, thread, lasts_s)
 
     @_guarded
     async def create(
