@@ -155,8 +155,8 @@ class Contents:
 
     def _published_bytes(self, ino: int, inode: Inode, working: WorkingFile) -> int:
         """What of the inode's allocated bytes unpublished holes and truncates have left."""
-        layers = [layer for layer in (working.captured, working.pending) if layer is not None]
-        if not any(layer.holes or layer.low is not None for layer in layers):
+        captured, pending = working.captured, working.pending
+        if not pending.cuts and (captured is None or not captured.cuts):
             return inode.allocated
         with self._session.view() as txn:
             return max(0, inode.allocated - holes.hidden_bytes(Rows(txn), working))

@@ -51,6 +51,11 @@ class Pending:
         times = self.mtime_ns is not None or self.atime_ns is not None
         return bool(self.dirty) or bool(self.holes) or self.low is not None or times
 
+    @property
+    def cuts(self) -> bool:
+        """Whether it hides any of the published contents but by writing over them."""
+        return self.low is not None or bool(self.holes)
+
     def write(self, start: int, end: int, time_ns: int) -> None:
         """Bytes [start, end) were written."""
         self.dirty.add(start, end)

@@ -78,10 +78,13 @@ class Replayed:
 
 
 class RangeLog:
-    """The open log of one working file, for appending."""
+    """The open log of one working file, for appending. `left_behind`: there is one that counts until `start`."""
 
-    def __init__(self, path: Path, ino: int, boot_id: str, sid: int) -> None:
-        self.path = path
+    def __init__(
+        self, path: str | os.PathLike[str], ino: int, boot_id: str, sid: int, *, left_behind: bool = True
+    ) -> None:
+        self.name = os.fspath(path)
+        self._there = left_behind
         self._ino = ino
         self._sid = sid
         self._boot = xxhash.xxh3_128_digest(boot_id.encode())
@@ -110,11 +113,17 @@ class RangeLog:
             self._at = HEADER_BYTES
             return
         body = self._header(base_version) + b"".join(_entries(pending))
-        beside = self.path.with_suffix(".new")
+        if not self._there:  # nothing to replace, and nothing acknowledged that a torn header could lose
+            self._fd = os.open(self.name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._there = True
+            os.pwrite(self._fd, body, 0)
+            self._at = len(body)
+            return
+        beside = Path(self.name).with_suffix(".new")
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(fd, body, 0)
-            os.rename(beside, self.path)
+            os.rename(beside, self.name)
         except BaseException:
             os.close(fd)
             raise

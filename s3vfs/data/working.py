@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +75,7 @@ class WorkingFile:
     `undecided`: commits of `captured` whose fate is not known."""
 
     ino: int
-    path: Path
+    name: str  # of the sparse file, with its folder: a Path costs more than what is done with it
     log: RangeLog
     object_bytes: int
     base_version: int = 0
@@ -99,9 +99,14 @@ class WorkingFile:
         cls, folder: Path, ino: int, boot_id: str, sid: int, object_bytes: int, *, left_behind: bool = False
     ) -> WorkingFile:
         """The working file of an inode, not opened yet. `left_behind`: an earlier daemon made it."""
-        path = folder / f"{ino:016x}"
-        log = RangeLog(path.with_suffix(".log"), ino, boot_id, sid)
-        return cls(ino, path, log, object_bytes, _made=left_behind)
+        name = f"{folder}/{ino:016x}"
+        log = RangeLog(f"{name}.log", ino, boot_id, sid, left_behind=left_behind)
+        return cls(ino, name, log, object_bytes, _made=left_behind)
+
+    @property
+    def path(self) -> Path:
+        """The sparse file."""
+        return Path(self.name)
 
     # -- local file ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +114,7 @@ class WorkingFile:
         """The descriptor of the sparse file, made when it is not there. Raises OSError."""
         if self.fd < 0:
             self._made = True
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.fd = os.open(self.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self.fd
 
     def _log(self) -> RangeLog:
@@ -132,8 +137,10 @@ class WorkingFile:
         if not self._made:
             return
         self._made = False
-        self.path.unlink(missing_ok=True)
-        self.log.path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self.name)
+        with suppress(FileNotFoundError):
+            os.unlink(self.log.name)
 
     # -- changes ------------------------------------------------------------------------------------------------------
 

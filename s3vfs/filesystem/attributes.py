@@ -22,6 +22,8 @@ BLOCK_BYTES = 4096
 UNLIMITED_BYTES = 1 << 50
 UNLIMITED_INODES = 1 << 40
 
+_NOTHING = NewAttributes()
+
 
 class Attributes(Core):
     """The calls that take an inode."""
@@ -38,7 +40,7 @@ class Attributes(Core):
         lost, mode = 0, new.mode
         if (new.size, new.uid, new.gid) != (None, None, None):
             lost = self._lost_privileges(ino, caller)
-        if new == NewAttributes():
+        if new == _NOTHING:
             # chown(2) to nobody in particular, or, by a writer who need not own the file, what goes before a write: all
             # that it does is to take privileges away.
             lost = SetattrMask.PRIVILEGES | self._lost_privileges(ino, caller)

@@ -8,6 +8,7 @@ session directory, and the next mount with the same cache goes on with it.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import os
@@ -55,6 +56,9 @@ THREADS = 40
 
 OPEN_FILES = 65_536
 
+# Objects made, less those freed, after which the youngest are collected: Python's 700 are one or two requests.
+_COLLECT_AFTER = 10_000
+
 # How often waiting commands hear how much is left.
 _PROGRESS_S = 0.2
 
@@ -70,7 +74,17 @@ def run_daemon(settings: MountSettings, ready: Callable[[], None]) -> int:
     Raises S3vfsError where it never got that far, and Unpublished at the end when work is left. Blocks.
     """
     _raise_file_limit()
+    _spare_the_collector()
     return trio.run(MountDaemon(settings, ready).run)
+
+
+def _spare_the_collector() -> None:
+    """Modules and classes live as long as the process, so no collection need walk them again: a full one took tens of
+    milliseconds, and held up every request. What a request leaves behind is freed without the collector, so it may come
+    less often as well."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
 
 
 def _raise_file_limit() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import xxhash
 
+from s3vfs.namespace.scratch import ScratchTransaction
 from s3vfs.namespace.transaction import Transaction
 
 DIGEST_BYTES = 16
@@ -32,6 +33,15 @@ def digest_to_bytes(digest: int) -> bytes:
 
 def digest_from_bytes(data: bytes) -> int:
     return int.from_bytes(data, "big")
+
+
+def merge(scratch: ScratchTransaction, txn: Transaction, digest: int) -> tuple[int, set[bytes]]:
+    """Make the changes of `scratch`, which stands on `txn`, in `txn`: the digest after them, and the keys whose rows
+    came, changed or went, in the end or in between. Each row is written and hashed once, however often it changed."""
+    digesting = DigestingTransaction(txn, digest)
+    scratch.merge_into(digesting)
+    passing = {key for key, value in scratch.writes.items() if value is None}
+    return digesting.digest, digesting.touched | passing
 
 
 class DigestingTransaction:

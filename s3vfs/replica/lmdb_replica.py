@@ -22,7 +22,8 @@ from s3vfs.errors import Damaged, S3vfsError
 from s3vfs.journal.record import Record
 from s3vfs.namespace.apply import apply_record
 from s3vfs.namespace.changes import changes_of
-from s3vfs.namespace.digest import DigestingTransaction, digest_from_bytes, digest_to_bytes, row_hash
+from s3vfs.namespace.digest import digest_from_bytes, digest_to_bytes, merge, row_hash
+from s3vfs.namespace.scratch import ScratchTransaction
 from s3vfs.replica.lmdb_environment import (
     DiskReserve,
     disk_errors,
@@ -205,14 +206,15 @@ class LmdbReplica:
         with disk_errors(self._path), environment.begin(write=True) as txn:
             position = self._position
             check_continues(position, self._volume, record)
-            digesting = DigestingTransaction(LmdbWriter(txn), digest_from_bytes(position.digest))
-            verdicts = apply_record(digesting, record.header, record.ops)
-            after = Position(record.header.seq, record.hash, digest_to_bytes(digesting.digest))
+            rows = LmdbWriter(txn)
+            scratch = ScratchTransaction(rows)  # ops of one record change some rows, as a directory's, many times
+            verdicts = apply_record(scratch, record.header, record.ops)
+            digest, touched = merge(scratch, rows, digest_from_bytes(position.digest))
+            after = Position(record.header.seq, record.hash, digest_to_bytes(digest))
             txn.put(_META_KEY, _meta(after))
         self._position = after
         self._top_up()
-        keys = frozenset(digesting.touched)
-        return Applied(verdicts, changes_of(keys), keys)
+        return Applied(verdicts, changes_of(touched), frozenset(touched))
 
     def stage(self, rows: Iterable[Row], position: Position) -> Callable[[], None]:
         self._usable()

@@ -11,7 +11,7 @@ from s3vfs.journal.record import Record
 from s3vfs.namespace.apply import apply_record
 from s3vfs.namespace.changes import changes_of
 from s3vfs.namespace.dictionary import DictTransaction
-from s3vfs.namespace.digest import DigestingTransaction, digest_from_bytes, digest_of, digest_to_bytes
+from s3vfs.namespace.digest import digest_from_bytes, digest_of, digest_to_bytes, merge
 from s3vfs.namespace.scratch import ScratchTransaction
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.replica.protocol import (
@@ -66,12 +66,10 @@ class MemoryReplica:
         rows = self._usable()
         check_continues(self._position, self._volume, record)
         scratch = ScratchTransaction(rows)  # so that an exception changes nothing
-        digesting = DigestingTransaction(scratch, digest_from_bytes(self._position.digest))
-        verdicts = apply_record(digesting, record.header, record.ops)
-        scratch.merge_into(rows)
-        self._position = Position(record.header.seq, record.hash, digest_to_bytes(digesting.digest))
-        keys = frozenset(digesting.touched)
-        return Applied(verdicts, changes_of(keys), keys)
+        verdicts = apply_record(scratch, record.header, record.ops)
+        digest, touched = merge(scratch, rows, digest_from_bytes(self._position.digest))
+        self._position = Position(record.header.seq, record.hash, digest_to_bytes(digest))
+        return Applied(verdicts, changes_of(touched), frozenset(touched))
 
     def stage(self, rows: Iterable[Row], position: Position) -> Callable[[], None]:
         self._usable()

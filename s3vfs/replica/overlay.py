@@ -27,6 +27,7 @@ from s3vfs.namespace.rows import (
     USAGE_KEY,
     VOLUME_KEY,
     Inode,
+    LeaseId,
     Rows,
     SessionRow,
     Usage,
@@ -149,15 +150,25 @@ class Overlay:
     def foldable(self, base: ReadTransaction, change: ops.Setattr, first_number: int) -> Folded | None:
         """How the op could be said by the CREATE of its inode, where that is queued with `first_number` or a later one
         and nothing has changed the inode since."""
-        pending = self._creates.get(change.ino)
-        found = self._layer.get(inode_key(change.ino))
-        if pending is None or pending.numbered.number < first_number or found is None or found[1] != pending.serial:
+        pending = self._untouched(change.ino)
+        if pending is None or pending.numbered.number < first_number:
             return None
-        create, row = pending.numbered.op, found[0]
+        create, row = pending.numbered.op, pending.writes[inode_key(change.ino)]
         assert isinstance(create, ops.Create)
         assert row is not None
         both = folded(Rows(self.view(base)), create, decode_inode(row), change)
         return None if both is None else Folded(replace(pending.numbered, op=both[0]), pending, both[1])
+
+    def created_under(self, ino: int) -> LeaseId | None:
+        """The lease that a queued CREATE of the inode, which is where that has put it, relies on."""
+        pending = self._untouched(ino)
+        return None if pending is None else pending.numbered.lease
+
+    def _untouched(self, ino: int) -> Pending | None:
+        """The queued CREATE of an inode, if no other queued op has changed its row."""
+        pending = self._creates.get(ino)
+        found = None if pending is None else self._layer.get(inode_key(ino))
+        return pending if pending is not None and found is not None and found[1] == pending.serial else None
 
     def fold(self, folded: Folded) -> None:
         """The queued CREATE is that one from now on."""

@@ -160,7 +160,9 @@ class Acknowledged:
             return None
         with self._base.read() as txn:
             rows = Rows(self._overlay.view(txn))
-            lease = self._leases.covering(rows, ino)
+            lease = self._overlay.created_under(ino)
+            if lease is None or not self._leases.relied_on([lease]):
+                lease = self._leases.covering(rows, ino)
             if lease is None or _near_quota(rows):
                 return None
         return lease if self.note_close(ino, lease) else None

@@ -145,8 +145,9 @@ class Tail:
 
     def touch(self) -> None:
         """The kernel has asked something: until `idle_after_s` from now its caches need a young tail."""
-        idle = trio.current_time() >= self._touched_at_s + self._options.idle_after_s
-        self._touched_at_s = trio.current_time()
+        now_s = trio.current_time()
+        idle = now_s >= self._touched_at_s + self._options.idle_after_s
+        self._touched_at_s = now_s
         if idle:
             self._wake.set()
 

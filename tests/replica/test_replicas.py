@@ -61,6 +61,19 @@ def test_a_record_moves_rows_position_and_digest_together(replica: Replica) -> N
     assert applied.changes.inodes == {ROOT_INO, dentry.ino}
 
 
+def test_what_comes_and_goes_within_one_record_is_told(replica: Replica) -> None:
+    author = Author(1)
+    begin(replica, author)
+    made = create(author, b"passing")
+    ops = [made, o.Unlink(ROOT_INO, b"passing", made.ino, 0, False, 10**18)]
+    applied = replica.apply(author.record(replica.position, [author.numbered(op) for op in ops]))
+    assert [verdict.errno for verdict in applied.verdicts] == [0, 0]
+    check_digest(replica)
+    assert applied.changes.dentries == {(ROOT_INO, b"passing")}
+    assert applied.changes.links == {(made.ino, ROOT_INO, b"passing")}
+    assert made.ino in applied.changes.inodes
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
