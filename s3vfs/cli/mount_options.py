@@ -30,6 +30,12 @@ def _offline(text: str) -> str:
     return text
 
 
+def _io(text: str) -> str:
+    if text not in ("passthrough", "front", "python"):
+        raise ValueError(f"{text!r} is neither passthrough nor front nor python")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """`name` has underscores; `field` is MountSettings'. `parse` None: a flag."""
@@ -57,6 +63,13 @@ OPTIONS = (
         "close waits for the bucket when more than this is left to publish; 0 always waits [8MiB]",
     ),
     Option("leases", "leases", None, "", "ask for leases: local speed for names and small files (experimental) [off]"),
+    Option(
+        "io",
+        "io",
+        _io,
+        "passthrough|front|python",
+        "who reads and writes open files: the kernel itself where it can, or the daemon [passthrough]",
+    ),
     Option("io_timeout", "io_timeout_s", parse_seconds, "S", "EIO when the bucket has not answered for S s [120]"),
     Option(
         "offline", "offline", _offline, "stale|error", "while the bucket is away: serve what is here, or fail [stale]"

@@ -27,7 +27,7 @@ from s3vfs.data.fetch import DamagedSector, Fetcher
 from s3vfs.data.layout import Part, resolve
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
-from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
+from s3vfs.data.protocol import DataSession, Lent, Limits, Sizes, Spilling
 from s3vfs.data.publish import Publisher
 from s3vfs.data.readahead import Pool, Readahead
 from s3vfs.data.room import Room
@@ -127,6 +127,11 @@ class Contents:
             working = WorkingFile.place(self._folder, ino, boot_id, sid, self._sizes.object_bytes)
             file = self._files[ino] = OpenFile(ino, working)
         return file
+
+    async def lend(self, ino: int, *, writable: bool, direct: bool, created: bool, uid: int) -> Lent | None:
+        return None
+
+    def returned(self, ino: int, lent: bool) -> None: ...
 
     def readahead(self) -> Readahead:
         """A new handle's state."""

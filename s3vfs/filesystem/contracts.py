@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from s3vfs.data.protocol import Lent as Lent
 from s3vfs.environment import Environment
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
@@ -167,6 +168,15 @@ class FileContents(Protocol):
     def opened(self, ino: int, writable: bool) -> None: ...
 
     def closed(self, ino: int, writable: bool) -> None: ...
+
+    async def lend(self, ino: int, *, writable: bool, direct: bool, created: bool, uid: int) -> Lent | None:
+        """For a handle that is about to be given to the kernel. None: the kernel asks here for every byte. To be
+        followed by `returned`. `uid`: who opens it."""
+        ...
+
+    def returned(self, ino: int, lent: bool) -> None:
+        """That handle is gone."""
+        ...
 
 
 # The last byte of a range that reaches to the end, however far the file grows.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3vfs.errors import PosixError
 from s3vfs.filesystem.attributes import Attributes
-from s3vfs.filesystem.contracts import Caller, FileContents, FilesystemSession, Found, NewAttributes
+from s3vfs.filesystem.contracts import Caller, FileContents, FilesystemSession, Found, Lent, NewAttributes
 from s3vfs.filesystem.names import Names
 from s3vfs.namespace.rows import Rows
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class FileHandle:
-    """One open file description. `privileges_settled`: setuid and setgid have been looked after since it was opened."""
+    """One open file description. `privileges_settled`: setuid and setgid have been looked after since it was opened.
+    `direct`: opened with O_DIRECT, O_SYNC or O_DSYNC, or it appends: its writes are not the kernel's to place. `lent`:
+    the local file that the kernel serves it from, once it is `with_kernel`."""
 
     ino: int
     readable: bool
@@ -30,6 +32,9 @@ class FileHandle:
     caller: Caller
     readahead: Any
     privileges_settled: bool
+    direct: bool
+    lent: Lent | None = None
+    with_kernel: bool = False
 
 
 class Files(Names, Attributes):
@@ -90,11 +95,27 @@ class Files(Names, Attributes):
             caller=caller,
             readahead=self._contents.readahead(),
             privileges_settled=caller.uid == 0,
+            direct=bool(flags & (os.O_DIRECT | os.O_DSYNC)) or (bool(flags & os.O_APPEND) and writable),
         )
         return self._last_handle
 
+    async def lend(self, handle: int, *, created: bool) -> Lent | None:
+        """Right before the handle goes to the kernel: the local file that it may use for it, if any."""
+        file = self._file(handle)
+        try:
+            file.lent = await self._contents.lend(
+                file.ino, writable=file.writable, direct=file.direct, created=created, uid=file.caller.uid
+            )
+        except BaseException:
+            self._remove(handle)
+            raise
+        file.with_kernel = True
+        return file.lent
+
     def _remove(self, handle: int) -> None:
         file = self._files.pop(handle)
+        if file.with_kernel:
+            self._contents.returned(file.ino, file.lent is not None)
         self._contents.closed(file.ino, file.writable)
         self._orphans.closed(file.ino)
 
