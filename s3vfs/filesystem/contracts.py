@@ -178,6 +178,18 @@ class FileContents(Protocol):
         """That handle is gone."""
         ...
 
+    async def harvest(self, ino: int) -> int:
+        """Find what a kernel has written by itself. A count that has moved where something was found."""
+        ...
+
+    async def catch_up(self, ino: int) -> None:
+        """Returns when what is lent of the inode has what others have written. Raises what fetching raises."""
+        ...
+
+    def unseen_writers(self, ino: int) -> frozenset[int]:
+        """The users, but root, who may be writing to the file without anybody here being told."""
+        ...
+
 
 # The last byte of a range that reaches to the end, however far the file grows.
 TO_THE_END = 2**63 - 1

@@ -70,6 +70,7 @@ def run_daemon(settings: MountSettings, ready: Callable[[], None]) -> int:
     Raises S3vfsError where it never got that far, and Unpublished at the end when work is left. Blocks.
     """
     _raise_file_limit()
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a file that we have a lease on: we let go soon anyway
     return trio.run(MountDaemon(settings, ready).run)
 
 
