@@ -31,8 +31,8 @@ def _offline(text: str) -> str:
 
 
 def _io(text: str) -> str:
-    if text not in ("passthrough", "front", "python"):
-        raise ValueError(f"{text!r} is neither passthrough nor front nor python")
+    if text not in ("auto", "passthrough", "front", "python"):
+        raise ValueError(f"{text!r} is neither auto nor passthrough nor front nor python")
     return text
 
 
@@ -67,8 +67,8 @@ OPTIONS = (
         "io",
         "io",
         _io,
-        "passthrough|front|python",
-        "who reads and writes open files: the kernel itself where it can, or the daemon [passthrough]",
+        "auto|passthrough|front|python",
+        "who serves open files: the kernel reads by itself where it can, and with passthrough writes too [auto]",
     ),
     Option("io_timeout", "io_timeout_s", parse_seconds, "S", "EIO when the bucket has not answered for S s [120]"),
     Option(

@@ -145,13 +145,17 @@ class Contents:
             file = self._files[ino] = OpenFile(ino, working)
         return file
 
-    async def lend(self, ino: int, *, writable: bool, direct: bool, created: bool, uid: int) -> Lent | None:
+    async def lend(
+        self, ino: int, *, readable: bool, writable: bool, direct: bool, created: bool, uid: int
+    ) -> Lent | None:
         """See `filesystem.contracts.FileContents.lend`."""
-        return await self._lending.lend(self._files[ino], writable=writable, direct=direct, created=created, uid=uid)
+        return await self._lending.lend(
+            self._files[ino], readable=readable, writable=writable, direct=direct, created=created, uid=uid
+        )
 
-    def returned(self, ino: int, lent: bool) -> None:
+    def returned(self, ino: int, *, lent: bool, readable: bool) -> None:
         """A handle that `lend` was asked for is gone."""
-        self._lending.returned(self._files[ino], lent)
+        self._lending.returned(self._files[ino], lent=lent, readable=readable)
 
     def use(self, passage: Passage) -> None:
         """From now on files may be lent through it."""
@@ -166,9 +170,9 @@ class Contents:
         return file.working.backed.found if file.working.backed is not None else 0
 
     async def catch_up(self, ino: int) -> None:
-        """Returns when what is lent to the kernel has what others have written. Raises what fetching raises."""
+        """Returns when what readers have been lent has what others have written. Raises what fetching raises."""
         file = self._files.get(ino)
-        if file is not None and file.working.backed is not None:
+        if file is not None and file.working.backed is not None and file.working.backed.reading:
             await self._lending.catch_up(file)
 
     def unseen_writers(self, ino: int) -> frozenset[int]:
@@ -219,9 +223,6 @@ class Contents:
 
     def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
         """See `holes.seek`. Raises PosixError ESTALE."""
-        working = self._working(ino)
-        if working is not None and working.backed is not None:
-            return _seek(working, offset, data=data)
         with self._session.view() as txn:
             rows = Rows(txn)
             inode = rows.inode(ino)
@@ -325,7 +326,7 @@ class Contents:
         file = self._files[ino]
         count = await self._cloner.clone(self._files[source], source_offset, file, offset, length)
         self._lending.outdated(file)
-        await self._lending.catch_up(file)
+        await self.catch_up(ino)
         return count
 
     def _size(self, file: OpenFile) -> int:
@@ -365,7 +366,7 @@ class Contents:
         file = self._files.get(ino)
         if file is not None:
             self._lending.outdated(file)
-            await self._lending.catch_up(file)
+            await self.catch_up(ino)
         return places[0] if places else 0 if inode is None else inode.size
 
     async def _append_one(self, ino: int, view: memoryview) -> int:
@@ -568,8 +569,20 @@ class Contents:
             if file is not None and not (own and (file.committing or file.working.captured is not None)):
                 file.working.changed_elsewhere()
                 self._lending.outdated(file)
+        for ino in changes.inodes & self._files.keys():
+            if not own:
+                self._note_size(self._files[ino])
         for ino in changes.orphans & self._files.keys():
             self._note_links(self._files[ino])
+
+    def _note_size(self, file: OpenFile) -> None:
+        """A size may change without any contents."""
+        backed = file.working.backed
+        if backed is not None:
+            with self._session.view() as txn:
+                inode = Rows(txn).inode(file.ino)
+            if inode is not None and inode.size != backed.origin.size:
+                self._lending.outdated(file)
 
     def _note_links(self, file: OpenFile) -> None:
         with self._session.view() as txn:
@@ -585,13 +598,3 @@ class Contents:
     def _path(self, ino: int) -> bytes:
         with self._session.view() as txn:
             return path_of(Rows(txn), ino)
-
-
-def _seek(working: WorkingFile, offset: int, *, data: bool) -> int | None:
-    """Of a file that a kernel uses, the local file system says what is a hole: by its blocks."""
-    try:
-        return os.lseek(working.open(), offset, os.SEEK_DATA if data else os.SEEK_HOLE)
-    except OSError as error:
-        if error.errno in (errno.ENXIO, errno.EINVAL):
-            return None
-        raise

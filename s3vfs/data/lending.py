@@ -57,8 +57,6 @@ _LINGER_S = 2.0
 _LOOK_S = 1.0
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
-# Sectors that are compared with what was published in one go.
-_AT_ONCE = 16
 # Versions that may overtake each other while a file follows them.
 _ATTEMPTS = 20
 
@@ -94,16 +92,18 @@ class Lending:
 
     # -- opens --------------------------------------------------------------------------------------------------------
 
-    async def lend(self, file: OpenFile, *, writable: bool, direct: bool, created: bool, uid: int) -> Lent | None:
+    async def lend(
+        self, file: OpenFile, *, readable: bool, writable: bool, direct: bool, created: bool, uid: int
+    ) -> Lent | None:
         """See `filesystem.contracts.FileContents.lend`."""
         while True:
             if file.lost and file.failure is not None:
                 raise again(file.failure)
-            if file.working.backed is not None:
+            if readable:
                 await self.catch_up(file)
             async with file.storing:
                 backed = file.working.backed
-                if backed is not None and backed.stale:
+                if backed is not None and backed.stale and readable:
                     continue
                 if backed is None and not (writable or created or direct or file.cached) and self._available():
                     await self._claim(file)
@@ -113,9 +113,11 @@ class Lending:
                 lent = self._number(file, writable=writable, direct=direct, uid=uid)
                 if lent is None:
                     file.cached += 1
+                elif readable and file.working.backed is not None:
+                    file.working.backed.reading += 1
                 return lent
 
-    def returned(self, file: OpenFile, lent: bool) -> None:
+    def returned(self, file: OpenFile, *, lent: bool, readable: bool) -> None:
         """A handle is gone."""
         if not lent:
             file.cached -= 1
@@ -124,7 +126,8 @@ class Lending:
         backed = file.working.backed
         if backed is not None:
             backed.carried -= 1
-            assert backed.carried >= 0
+            backed.reading -= readable
+            assert backed.carried >= backed.reading >= 0
 
     def _available(self) -> bool:
         return self.passage is not None and self.passage.available
@@ -164,7 +167,8 @@ class Lending:
 
     def _may_be_written(self, ino: int) -> bool:
         """Whether a kernel may write to it unseen: it would not clear what a write clears, and knows no bounds."""
-        if self._session.refusal() is not None or self._room.scarce(_ROOM_BYTES):
+        assert self.passage is not None
+        if not self.passage.writes or self._session.refusal() is not None or self._room.scarce(_ROOM_BYTES):
             return False
         with self._session.view() as txn:
             rows = Rows(txn)
@@ -320,14 +324,22 @@ class Lending:
             return
         seen, spans = await self._scan(file, state.st_size)
         ranges, doubtful = self._sort(file, backed, seen, spans)
-        for at in range(0, len(doubtful), _AT_ONCE):
-            await self._compare(file, backed, doubtful[at : at + _AT_ONCE], state.st_size, ranges)
+        for sector in doubtful:
+            await self._compare(file, backed, sector, spans, ranges)
         size = state.st_size
+        self._without_holes(file, ranges)
         if ranges or (seal.size, seal.mtime_ns) != (backed.seal.size, backed.seal.mtime_ns):
             working.found(ranges, size, *backed.times(state), trio.current_time())
             self._wake()
         backed.seal = seal
         working.log.backed = seal
+
+    def _without_holes(self, file: OpenFile, ranges: RangeSet) -> None:
+        """Holes were punched to the byte, but the local file system has them by blocks: zeros there are no data."""
+        for start, end in list(file.working.pending.holes):
+            for first, last in list(ranges.within(start, end)):
+                if not any(file.working.load(first, last - first)):
+                    ranges.remove(first, last)
 
     async def _scan(self, file: OpenFile, size: int) -> tuple[Sums, RangeSet]:
         fd = file.working.open()
@@ -348,31 +360,31 @@ class Lending:
             end = start + seen[sector][0]
             if file.working.pending.dirty.covers(start, end):
                 continue
-            published = backed.origin.overlaps(start, end)
-            if published and (backed.stale or sector not in backed.sums):
+            if backed.origin.overlaps(start, end):
                 doubtful.append(sector)
-            elif published:
-                ranges.add(start, end)
             else:
                 for first, last in spans.within(start, end):
                     ranges.add(first, last)
         return ranges, doubtful
 
-    async def _compare(
-        self, file: OpenFile, backed: Backed, sectors: Sequence[int], size: int, ranges: RangeSet
-    ) -> None:
-        """Byte by byte with what was published."""
-        for sector in sectors:
-            start = sector * self._sizes.sector_bytes
-            end = min(start + self._sizes.sector_bytes, size)
-            published = await self._published(backed.origin, start, end)
-            ours = memoryview(bytearray(end - start))
-            load(file.working.open(), start, ours)
-            if ours == published and not backed.stale:
-                backed.sums[sector] = len(ours), xxhash.xxh3_64_digest(ours)
-            elif ours != published:
-                for first, last in differing(ours, published):
-                    ranges.add(start + first, start + last)
+    async def _compare(self, file: OpenFile, backed: Backed, sector: int, spans: RangeSet, ranges: RangeSet) -> None:
+        """Add to `ranges` what of the sector is not as it was published."""
+        start = sector * self._sizes.sector_bytes
+        end = min(start + self._sizes.sector_bytes, file.working.status().st_size)
+        published = await self._published(backed.origin, start, end)
+        ours = memoryview(bytearray(end - start))
+        load(file.working.open(), start, ours)
+        fresh = RangeSet(spans.within(start, end))
+        changed = False
+        for piece in backed.origin.within(start, end):
+            fresh.remove(piece.start, piece.end)
+            part = slice(piece.start - start, piece.end - start)
+            for first, last in differing(ours[part], published[part]):
+                ranges.add(piece.start + first, piece.start + last)
+                changed = True
+        ranges.update(fresh)
+        if not (changed or fresh):
+            backed.sums[sector] = len(ours), xxhash.xxh3_64_digest(ours)
 
     async def _published(self, origin: Origin, start: int, end: int) -> memoryview:
         """The bytes of `origin`, from cache or bucket. Raises what fetching raises."""
@@ -542,26 +554,25 @@ class Lending:
             raise
         return fd
 
-    async def settle(self, file: OpenFile) -> None:
-        """Try to end it: afterwards it is cache or gone, or its time has not come."""
+    async def settle(self, file: OpenFile) -> bool:
+        """Try to end it: afterwards it is cache or gone. False: it is not clean, or there are writers."""
         backed = file.working.backed
         if backed is None or not file.idle or file.publishing.locked() or file.storing.locked():
-            return
+            return True
         async with file.storing:
             with local_disk():
                 fd = self._lease(file, backed)
                 if fd is None:
-                    return
+                    return False
                 try:
                     clean = await self._holds(file, backed, fd)
                 finally:
                     os.close(fd)
             if not file.idle or file.working.backed is not backed:
-                return
+                return True
             if clean:
                 self._let_go(file, backed)
-        if not clean:
-            await self.harvest(file)
+        return clean
 
     async def _holds(self, file: OpenFile, backed: Backed, fd: int) -> bool:
         """Whether the file, which nobody can write to, is what was published."""
@@ -645,11 +656,9 @@ class Lending:
                 return
             if not backed.writable and now_s < backed.idle_since_s + _LINGER_S and not backed.stale:
                 return
-            if now_s >= backed.look_at_s:
-                if backed.writable:
-                    await self.harvest(file, quick=True)
-                if not file.working.dirty:
-                    await self.settle(file)
+            if now_s >= backed.look_at_s and not await self.settle(file):
+                # Somebody still writes, to mapped pages perhaps, of which no time tells.
+                await self.harvest(file)
         except (S3vfsError, OSError) as error:
             backed.look_at_s = now_s + _LONGEST_PAUSE_S
             _log.warning("inode %d: its local file is looked at again: %s", file.ino, error)

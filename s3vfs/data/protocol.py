@@ -151,6 +151,11 @@ class Passage(Protocol):
     @property
     def available(self) -> bool: ...
 
+    @property
+    def writes(self) -> bool:
+        """Whether writers, too, are served so."""
+        ...
+
     def register(self, fd: int) -> int:
         """The kernel's number for an open file, whatever it was opened for. Raises OSError."""
         ...

@@ -393,7 +393,13 @@ class WorkingFile:
 
     def size_over(self, published: int) -> int:
         """The file's size, given the inode's."""
-        return self._layered(published) if self.backed is None else self.status().st_size
+        backed = self.backed
+        if backed is None:
+            return self._layered(published)
+        here = self.status().st_size
+        if not backed.stale:
+            return here
+        return max(self._layered(published), here if here > backed.seal.size else 0)
 
     def _layered(self, published: int) -> int:
         if self.captured is not None:
@@ -404,7 +410,11 @@ class WorkingFile:
         """[start, end) as (start, end, where) parts: "local" = read it here, "zero", "below" = ask the extents."""
         if self.backed is not None:
             yield start, end, "local"
-            return
+        else:
+            yield from self.layers(start, end)
+
+    def layers(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+        """As `split`, by what is known to be written, punched and published: also of a file that is complete."""
         for low, high, where in self.pending.split(start, end):
             if where != "below":
                 yield low, high, where

@@ -169,12 +169,14 @@ class FileContents(Protocol):
 
     def closed(self, ino: int, writable: bool) -> None: ...
 
-    async def lend(self, ino: int, *, writable: bool, direct: bool, created: bool, uid: int) -> Lent | None:
+    async def lend(
+        self, ino: int, *, readable: bool, writable: bool, direct: bool, created: bool, uid: int
+    ) -> Lent | None:
         """For a handle that is about to be given to the kernel. None: the kernel asks here for every byte. To be
         followed by `returned`. `uid`: who opens it."""
         ...
 
-    def returned(self, ino: int, lent: bool) -> None:
+    def returned(self, ino: int, *, lent: bool, readable: bool) -> None:
         """That handle is gone."""
         ...
 

@@ -107,7 +107,12 @@ class Files(Names, Attributes):
         file = self._file(handle)
         try:
             file.lent = await self._contents.lend(
-                file.ino, writable=file.writable, direct=file.direct, created=created, uid=file.caller.uid
+                file.ino,
+                readable=file.readable,
+                writable=file.writable,
+                direct=file.direct,
+                created=created,
+                uid=file.caller.uid,
             )
         except BaseException:
             self._remove(handle)
@@ -118,7 +123,7 @@ class Files(Names, Attributes):
     def _remove(self, handle: int) -> None:
         file = self._files.pop(handle)
         if file.with_kernel:
-            self._contents.returned(file.ino, file.lent is not None)
+            self._contents.returned(file.ino, lent=file.lent is not None, readable=file.readable)
         self._contents.closed(file.ino, file.writable)
         self._orphans.closed(file.ino)
 

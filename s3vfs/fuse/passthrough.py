@@ -17,13 +17,15 @@ _log = logging.getLogger(__name__)
 
 
 class Passthrough:
-    """`folder`: where the files lie. `refused`: why there is none, for people; empty while there is."""
+    """`folder`: where the files lie. `writes`: for writers, too. `refused`: why there is none, for people; empty while
+    there is."""
 
     def __init__(self, io: str, folder: Path) -> None:
         self._folder = folder
+        self.writes = io == "passthrough"
         self.refused = "the mount has not answered yet"
         self.wanted = False
-        if io != "passthrough":
+        if io not in ("auto", "passthrough"):
             self.refused = f"not asked for (--io {io})"
         elif interpose is None:
             self.refused = f"the native extension is missing ({missing})"
