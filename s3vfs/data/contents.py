@@ -289,6 +289,7 @@ class Contents:
         """Set the size, down or up. In the journal with the next publish of the file."""
         self._upkeep.check()
         file = self._writable(ino)
+        await self._harvest_before(file, size)
         async with file.storing:
             self._upkeep.check()
             with local_disk():
@@ -313,12 +314,19 @@ class Contents:
         """The size becomes `size` where it is less; mtime moves in any case. In the journal with the next publish."""
         self._upkeep.check()
         file = self._writable(ino)
+        await self._harvest_before(file, size)
         async with file.storing:
             self._upkeep.check()
             least = size if self._size(file) < size else 0  # else it would undo another's truncate
             with local_disk():
                 file.working.extend(least, self._session.environment.wall_ns(), trio.current_time())
         self._upkeep.wake()
+
+    async def _harvest_before(self, file: OpenFile, size: int) -> None:
+        """The file becomes so long: where its data have ended until now cannot be told afterwards."""
+        working = file.working
+        if working.backed is not None and working.status().st_size < size:
+            await self._lending.harvest(file)
 
     async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
         """See `Cloner.clone`; both inodes are open."""

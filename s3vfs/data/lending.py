@@ -57,6 +57,8 @@ _LINGER_S = 2.0
 _LOOK_S = 1.0
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
+# What local file systems have holes of.
+_BLOCK_BYTES = 4096
 # Versions that may overtake each other while a file follows them.
 _ATTEMPTS = 20
 
@@ -335,11 +337,14 @@ class Lending:
         working.log.backed = seal
 
     def _without_holes(self, file: OpenFile, ranges: RangeSet) -> None:
-        """Holes were punched to the byte, but the local file system has them by blocks: zeros there are no data."""
-        for start, end in list(file.working.pending.holes):
-            for first, last in list(ranges.within(start, end)):
-                if not any(file.working.load(first, last - first)):
-                    ranges.remove(first, last)
+        """Holes are told to the byte, but the local file system has them by blocks: zeros in the rest of a block, and
+        in what was punched, are no data."""
+        ranges.subtract(file.working.pending.dirty)
+        holes = file.working.pending.holes
+        rests = [piece for piece in ranges if piece[1] - piece[0] < _BLOCK_BYTES]
+        for start, end in rests + [piece for hole in holes for piece in ranges.within(*hole)]:
+            if not any(file.working.load(start, end - start)):
+                ranges.remove(start, end)
 
     async def _scan(self, file: OpenFile, size: int) -> tuple[Sums, RangeSet]:
         fd = file.working.open()
@@ -382,6 +387,7 @@ class Lending:
             for first, last in differing(ours[part], published[part]):
                 ranges.add(piece.start + first, piece.start + last)
                 changed = True
+        self._without_holes(file, fresh)
         ranges.update(fresh)
         if not (changed or fresh):
             backed.sums[sector] = len(ours), xxhash.xxh3_64_digest(ours)
