@@ -56,6 +56,8 @@ _LINGER_S = 2.0
 # How often files in use are looked at, and those whose last writer is not gone.
 _LOOK_S = 1.0
 _FIRST_PAUSE_S = 0.25
+# Reading large files through takes no more than a twentieth of the time.
+_SHARE = 20
 _LONGEST_PAUSE_S = 5.0
 # What local file systems have holes of.
 _BLOCK_BYTES = 4096
@@ -107,6 +109,8 @@ class Lending:
                 backed = file.working.backed
                 if backed is not None and backed.stale and readable:
                     continue
+                if backed is not None and writable:
+                    backed = self._give_back(file, backed)
                 if backed is None and not (writable or created or direct or file.cached) and self._available():
                     await self._claim(file)
                 if created and writable and not direct:
@@ -167,10 +171,30 @@ class Lending:
         self._work.set()
         return Lent(backed.number, direct)
 
+    def _give_back(self, file: OpenFile, backed: Backed) -> Backed | None:
+        """A writer comes whom the daemon serves, and no reader has the file any more: then it need not be whole, and
+        nothing has to be looked for in it."""
+        if backed.writable or backed.carried or backed.stale or self._may_be_written(file.ino):
+            return backed
+        try:
+            fd = self._lease(file, backed)
+        except OSError as error:
+            _log.warning("inode %d does not become cache again: %s", file.ino, error)
+            return backed
+        if fd is None:
+            return backed
+        os.close(fd)
+        self._become_cache(file, backed)
+        return None
+
     def _may_be_written(self, ino: int) -> bool:
         """Whether a kernel may write to it unseen: it would not clear what a write clears, and knows no bounds."""
-        assert self.passage is not None
-        if not self.passage.writes or self._session.refusal() is not None or self._room.scarce(_ROOM_BYTES):
+        if (
+            self.passage is None
+            or not self.passage.writes
+            or self._session.refusal() is not None
+            or self._room.scarce(_ROOM_BYTES)
+        ):
             return False
         with self._session.view() as txn:
             rows = Rows(txn)
@@ -299,9 +323,9 @@ class Lending:
     async def harvest(self, file: OpenFile, *, quick: bool = False) -> None:
         """Find what was written unseen: it is pending afterwards. `quick`: not where size and times are as before."""
         backed = file.working.backed
-        if backed is not None and backed.writable:
+        if backed is not None and backed.writable and not file.lost:
             async with file.storing:
-                if file.working.backed is backed:
+                if file.working.backed is backed and not file.lost:
                     with local_disk():
                         await self._harvest(file, backed, quick=quick)
 
@@ -420,7 +444,7 @@ class Lending:
         """Write what others have changed into a file that is lent; what was written here and is not published yet
         stays. Raises what fetching raises."""
         backed = file.working.backed
-        if backed is None or not backed.stale:
+        if backed is None or not backed.stale or file.lost:
             return
         async with file.publishing, file.storing:
             if file.working.backed is backed and backed.stale:
@@ -593,7 +617,12 @@ class Lending:
         return not backed.unlike(seen) and state.st_size == backed.origin.size
 
     def _let_go(self, file: OpenFile, backed: Backed) -> None:
-        """It is clean, and nobody can write to it: cache again where it has sectors of its own, else nothing."""
+        """It is clean, nobody can write to it, and nobody has it open."""
+        self._become_cache(file, backed)
+        self._forget(file)
+
+    def _become_cache(self, file: OpenFile, backed: Backed) -> None:
+        """Cache again where it has sectors of its own, else nothing."""
         working = file.working
         with self._session.view() as txn:
             rows = Rows(txn)
@@ -609,7 +638,9 @@ class Lending:
             self._cache.adopt(
                 file_entry(file.ino, backed.origin.version), working.path, bytes(table), held, verified=True
             )
-        self._remove(file)
+        with local_disk():
+            working.remove()
+        working.backed = None
 
     def _remove(self, file: OpenFile) -> None:
         with local_disk():
@@ -637,17 +668,25 @@ class Lending:
 
     async def run(self) -> None:
         """Look for what was written, and for files whose last writer is gone."""
-        while True:
-            files = [file for file in self._files.values() if file.working.backed is not None]
-            if not files:
-                self._work = trio.Event()
-                await self._work.wait()
-                continue
-            for file in files:
+        looking: set[int] = set()
+
+        async def look(file: OpenFile) -> None:
+            try:
                 await self._look(file)
-            self._work = trio.Event()
-            with trio.move_on_after(_FIRST_PAUSE_S):
-                await trio.sleep_forever()
+            finally:
+                looking.discard(file.ino)
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                files = [file for file in self._files.values() if file.working.backed is not None]
+                if not files:
+                    self._work = trio.Event()
+                    await self._work.wait()
+                for file in files:
+                    if file.ino not in looking:
+                        looking.add(file.ino)
+                        nursery.start_soon(look, file)
+                await trio.sleep(_FIRST_PAUSE_S)
 
     async def _look(self, file: OpenFile) -> None:
         backed = file.working.backed
@@ -657,8 +696,9 @@ class Lending:
         try:
             if not file.idle or file.orphan:
                 if now_s >= backed.look_at_s and not file.storing.locked():
-                    backed.look_at_s = now_s + _LOOK_S
                     await self.harvest(file, quick=True)
+                    took_s = trio.current_time() - now_s
+                    backed.look_at_s = now_s + max(_LOOK_S, _SHARE * took_s)
                 return
             if not backed.writable and now_s < backed.idle_since_s + _LINGER_S and not backed.stale:
                 return

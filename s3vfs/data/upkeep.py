@@ -105,12 +105,14 @@ class Upkeep:
         if not file.orphan:
             self._publisher.upload_settled(file.working)
 
-    async def publish(self, file: OpenFile, *, orphans: bool = False) -> None:
-        """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again."""
+    async def publish(self, file: OpenFile, *, orphans: bool = False, unseen: bool = True) -> None:
+        """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again.
+        `unseen`: look for what a kernel has written, too."""
         if file.failure is not None and file.lost:
             raise again(file.failure)
         await self.deferral.settled(file.ino)
-        await self.lending.harvest(file)
+        if unseen:
+            await self.lending.harvest(file)
         if file.working.dirty:
             seen = file.attempt
             contended = file.publishing.locked()
@@ -246,7 +248,7 @@ class Upkeep:
 
     async def _publish_quietly(self, file: OpenFile, hurry: bool) -> None:
         try:
-            await self.publish(file, orphans=hurry)
+            await self.publish(file, orphans=hurry, unseen=False)
         except S3vfsError:
             return  # kept as the file's failure, logged, and reported to whoever asks (R10)
 
