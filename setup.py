@@ -19,8 +19,9 @@ setup(
     ext_modules=[
         Extension(
             "s3vfs.fuse.native._interpose",
-            ["s3vfs/fuse/native/interpose.c"],
-            # Only the function that pyfuse3 is to find is visible from outside.
+            ["s3vfs/fuse/native/interpose.c", "s3vfs/fuse/native/passthrough.c"],
+            depends=["s3vfs/fuse/native/passthrough.h"],
+            # Only the functions that pyfuse3 is to find are visible from outside.
             extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *libfuse("--cflags")],
             extra_link_args=libfuse("--libs") or ["-lfuse3"],
             # A package without it still works, but refuses what needs it (s3vfs/fuse/native/__init__.py).

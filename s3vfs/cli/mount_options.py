@@ -30,6 +30,12 @@ def _offline(text: str) -> str:
     return text
 
 
+def _io(text: str) -> str:
+    if text not in ("auto", "passthrough", "front", "python"):
+        raise ValueError(f"{text!r} is neither auto nor passthrough nor front nor python")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """`name` has underscores; `field` is MountSettings'. `parse` None: a flag."""
@@ -57,6 +63,13 @@ OPTIONS = (
         "close waits for the bucket when more than this is left to publish; 0 always waits [8MiB]",
     ),
     Option("leases", "leases", None, "", "local speed for names and small files where no other mount works [on]"),
+    Option(
+        "io",
+        "io",
+        _io,
+        "auto|passthrough|front|python",
+        "who serves open files: the kernel reads by itself where it can, and with passthrough writes too [auto]",
+    ),
     Option("io_timeout", "io_timeout_s", parse_seconds, "S", "EIO when the bucket has not answered for S s [120]"),
     Option(
         "offline", "offline", _offline, "stale|error", "while the bucket is away: serve what is here, or fail [stale]"

@@ -93,6 +93,8 @@ def _mount_lines(figures: dict[str, Any]) -> Iterator[str]:
     received = sum(entry["bytes_received"] for entry in requests.values())
     counts = ", ".join(f"{entry['requests']} {name}" for name, entry in sorted(requests.items()))
     yield _line("bucket", f"{format_size(sent)} sent, {format_size(received)} received; requests: {counts or 'none'}")
+    served = figures["io"]
+    yield _line("io", served["served"] + (f": {served['reason']}" if served["reason"] else ""))
     if refused := figures["locks"]["refused"]:
         yield _line("locks", refused)
     for folder in figures["spill"]:

@@ -1,6 +1,7 @@
 """The persistent block cache: verified sectors of objects on the local disk. Synchronous; called from any thread.
 
     <folder>/lock                        held by whoever evicts
+    <folder>/users                       held, shared, by each process that uses the folder
     <folder>/<2 hex>/<entry>             sparse file, sector i at i * sector_bytes
     <folder>/<2 hex>/<entry>.sums        8 bytes a sector: its xxh3 as the object's row declares it; zeros = not here
 
@@ -48,6 +49,14 @@ _PAUSE_NS = 5 * 10**9
 _LOW_WATER = 0.9
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An entry that somebody wants as a file: the checksum of each slot that must be there."""
+
+    name: str
+    sums: dict[int, bytes]
+
+
 @dataclass(slots=True)
 class CacheCounters:
     """Figures for status, since the start."""
@@ -62,7 +71,7 @@ class CacheCounters:
 class _Entry:
     """An open entry. Whoever holds a reference may use the descriptors; they are closed with the last one."""
 
-    __slots__ = ("data", "folder", "sums", "touched_ns", "verified")
+    __slots__ = ("claimed", "data", "lock", "sums", "touched_ns", "verified")
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.data = self.sums = -1
@@ -70,6 +79,8 @@ class _Entry:
         self.data = os.open(path, flags, 0o600)
         self.sums = os.open(f"{path}{_SUMS}", flags, 0o600)
         self.verified: dict[int, bytes] = {}
+        self.lock = threading.Lock()  # of whoever writes
+        self.claimed = False
         self.touched_ns = 0
 
     def __del__(self) -> None:
@@ -100,6 +111,7 @@ class Cache:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _evicting: threading.Lock = field(default_factory=threading.Lock)
     _used_bytes: int = -1
+    _user: int = -1
     _unseen_bytes: int = 0
     _not_before_ns: int = 0
     _most_open: int = field(default_factory=lambda: min(_OPEN_ENTRIES, getrlimit(RLIMIT_NOFILE)[0] // 8))
@@ -195,8 +207,11 @@ class Cache:
             present = entry.sum_of(unit.slot)
             if present not in (b"", _ABSENT, unit.checksum):
                 os.pwrite(entry.sums, _ABSENT, 8 * unit.slot)
-            _write_all(entry.data, data, unit.slot * self.sector_bytes)
-            _write_all(entry.sums, unit.checksum, 8 * unit.slot)
+            with entry.lock:
+                if entry.claimed:
+                    return False
+                _write_all(entry.data, data, unit.slot * self.sector_bytes)
+                _write_all(entry.sums, unit.checksum, 8 * unit.slot)
         except OSError as error:
             self._failed(error)
             return False
@@ -204,10 +219,65 @@ class Cache:
         self.counters.stored += 1
         return True
 
-    def adopt(self, name: str, source: Path, table: bytes, held_bytes: int) -> bool:
+    def join(self) -> None:
+        """Say that this process uses the folder. Raises OSError."""
+        if self._user < 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._user = os.open(self.folder / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._user, fcntl.LOCK_SH)
+
+    def leave(self) -> None:
+        """It no longer does."""
+        if self._user >= 0:
+            os.close(self._user)
+            self._user = -1
+
+    def _alone(self) -> bool:
+        """Whether no other process uses the folder."""
+        if self._user < 0:
+            return False
+        try:
+            fcntl.flock(self._user, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            fcntl.flock(self._user, fcntl.LOCK_SH)
+        return True
+
+    def holds(self, name: str) -> bool:
+        """Whether this process has used such an entry."""
+        return name in self._open
+
+    def claim(self, claim: Claim, target: Path) -> bool:
+        """Move an entry away, to be `target`, if this process has verified all of it, and no other uses the folder:
+        those would have to fetch it again. It counts as evicted until it is adopted again."""
+        entry = self._open.get(claim.name)
+        if entry is None or not all(entry.verified.get(slot) == checksum for slot, checksum in claim.sums.items()):
+            return False
+        path = self._path(claim.name)
+        try:
+            present = os.pread(entry.sums, 8 * (max(claim.sums, default=-1) + 1), 0)
+            if any(present[8 * slot : 8 * slot + 8] != checksum for slot, checksum in claim.sums.items()):
+                return False
+            with entry.lock:
+                if not self._alone() or entry.gone():
+                    return False
+                held_bytes = 512 * os.fstat(entry.data).st_blocks
+                os.rename(path, target)
+                entry.claimed = True
+            Path(f"{path}{_SUMS}").unlink(missing_ok=True)
+        except OSError as error:
+            self._failed(error)
+            return False
+        with self._lock:
+            self._open.pop(claim.name, None)
+            self._used_bytes = max(self._used_bytes - held_bytes, 0)
+        return True
+
+    def adopt(self, name: str, source: Path, table: bytes, held_bytes: int, *, verified: bool = False) -> bool:
         """Make a local file, which nobody can write to any more, the entry `name`, without a copy. `table`: 8 bytes
-        for each sector, zeros where it does not hold it. False when there is such an entry already or the disk
-        refuses; the file stays where it is then."""
+        for each sector, zeros where it does not hold it; `verified`: it has just been compared. False when there is
+        such an entry already or the disk refuses; the file stays where it is then."""
         path = self._path(name)
         try:
             if path.exists() or not self._make_room(held_bytes):
@@ -217,6 +287,9 @@ class Cache:
             beside.write_bytes(table)
             os.rename(beside, f"{path}{_SUMS}")
             os.rename(source, path)
+            if verified and (entry := self._entry(name, create=False)) is not None:
+                sums = ((slot, table[8 * slot : 8 * slot + 8]) for slot in range(len(table) // 8))
+                entry.verified.update((slot, checksum) for slot, checksum in sums if checksum != _ABSENT)
         except OSError as error:
             self._failed(error)
             return False

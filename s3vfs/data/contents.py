@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from s3vfs.data import holes
+from s3vfs.data.backed import Seal
 from s3vfs.data.cache import Cache
 from s3vfs.data.cloning import Cloner
 from s3vfs.data.failures import again, local_disk
@@ -27,7 +28,7 @@ from s3vfs.data.fetch import DamagedSector, Fetcher
 from s3vfs.data.layout import Part, resolve
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
-from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
+from s3vfs.data.protocol import DataSession, Lent, Limits, Passage, Sizes, Spilling
 from s3vfs.data.publish import Publisher
 from s3vfs.data.readahead import Pool, Readahead
 from s3vfs.data.room import Room
@@ -79,8 +80,19 @@ class Contents:
         )
         self._room = Room(folder, limits, self._files)
         self._upkeep = Upkeep(
-            session, folder, cache, self._files, self._publisher, self._room, sizes, limits, spill, self.uploader
+            session,
+            folder,
+            cache,
+            self._files,
+            self._publisher,
+            self._room,
+            sizes,
+            limits,
+            spill,
+            self.uploader,
+            self.fetcher,
         )
+        self._lending = self._upkeep.lending
         self._cloner = Cloner(session, self._upkeep)
         session.listen(self._changed, reloaded=self._reloaded)
 
@@ -88,16 +100,21 @@ class Contents:
         """Take up what an earlier daemon left, then look after uploads and unpublished bytes until cancelled.
         Cancelling loses nothing: what is unpublished stays in the working files for the next mount."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        with local_disk():
+            self.cache.join()
         try:
             async with trio.open_nursery() as nursery:
                 self._publisher.start(nursery)
                 self.fetcher.start(nursery)
                 await self._upkeep.recover()
                 self._upkeep.deferral.start(nursery)
+                nursery.start_soon(self._lending.run)
                 task_status.started()
                 await self._upkeep.run(nursery)
         finally:
             self._upkeep.deferral.stop()
+            self._lending.end()
+            self.cache.leave()
             for file in self._files.values():
                 file.working.close()
 
@@ -129,6 +146,40 @@ class Contents:
             file = self._files[ino] = OpenFile(ino, working)
         return file
 
+    async def lend(
+        self, ino: int, *, readable: bool, writable: bool, direct: bool, created: bool, uid: int
+    ) -> Lent | None:
+        """See `filesystem.contracts.FileContents.lend`."""
+        return await self._lending.lend(
+            self._files[ino], readable=readable, writable=writable, direct=direct, created=created, uid=uid
+        )
+
+    def returned(self, ino: int, *, lent: bool, readable: bool) -> None:
+        """A handle that `lend` was asked for is gone."""
+        self._lending.returned(self._files[ino], lent=lent, readable=readable)
+
+    def use(self, passage: Passage) -> None:
+        """From now on files may be lent through it."""
+        self._lending.passage = passage
+
+    async def harvest(self, ino: int) -> int:
+        """Find what was written unseen. A count that has moved where something was found."""
+        file = self._files.get(ino)
+        if file is None or file.working.backed is None:
+            return 0
+        await self._lending.harvest(file)
+        return file.working.backed.found if file.working.backed is not None else 0
+
+    async def catch_up(self, ino: int) -> None:
+        """Returns when what readers have been lent has what others have written. Raises what fetching raises."""
+        file = self._files.get(ino)
+        if file is not None and file.working.backed is not None and file.working.backed.reading:
+            await self._lending.catch_up(file)
+
+    def unseen_writers(self, ino: int) -> frozenset[int]:
+        """The users, but root, who may be writing to the file without the daemon."""
+        return self._lending.writers(ino)
+
     def readahead(self) -> Readahead:
         """A new handle's state."""
         return Readahead(self._limits.readahead_first_bytes, self._limits.readahead_most_bytes, self._ahead)
@@ -138,9 +189,13 @@ class Contents:
     def attributes(self, ino: int, inode: Inode) -> Inode:
         """The inode as this mount sees it: size and times of the unpublished changes, where there are any."""
         file = self._files.get(ino)
-        if file is None or not file.working.dirty:
+        if file is None or file.lost:
             return inode
         working = file.working
+        state = working.status() if working.backed is not None and working.backed.writable else None
+        unseen = state is not None and working.backed is not None and Seal.of(state) != working.backed.seal
+        if not working.dirty and not unseen:
+            return inode
         size = working.size_over(inode.size)
         mtime_ns, atime_ns, ctime_ns = inode.mtime_ns, inode.atime_ns, inode.ctime_ns
         for layer in (working.captured, working.pending):
@@ -148,6 +203,12 @@ class Contents:
                 mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
                 atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
                 ctime_ns = max(ctime_ns, layer.ctime_ns)
+        if unseen and state is not None and working.backed is not None:
+            mtime_ns, changed_ns = working.backed.times(state)
+            ctime_ns, allocated = max(ctime_ns, changed_ns), min(size, state.st_blocks * 512)
+            return msgspec.structs.replace(
+                inode, size=size, allocated=allocated, mtime_ns=mtime_ns, atime_ns=atime_ns, ctime_ns=ctime_ns
+            )
         allocated = min(size, self._published_bytes(ino, inode, working) + working.unpublished_bytes)
         return msgspec.structs.replace(
             inode, size=size, allocated=allocated, mtime_ns=mtime_ns, atime_ns=atime_ns, ctime_ns=ctime_ns
@@ -183,7 +244,7 @@ class Contents:
         """utimensat. True: the file has unpublished changes and the times go out with them. False: nothing was done,
         the caller commits them itself."""
         file = self._files.get(ino)
-        if file is None or not file.working.dirty:
+        if file is None or not (file.working.dirty or self._written_unseen(file)):
             return False
         with local_disk():  # also when all of it is on its way: that WRITE has older times, and comes after the caller
             file.working.set_times(atime_ns, mtime_ns, self._session.environment.wall_ns())
@@ -200,6 +261,12 @@ class Contents:
         if file is not None and file.working.dirty:
             with local_disk():
                 file.working.set_times(None, None, time_ns)
+
+    def _written_unseen(self, file: OpenFile) -> bool:
+        working = file.working
+        if working.backed is None or not working.backed.writable or file.lost:
+            return False
+        return Seal.of(working.status()) != working.backed.seal
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -235,6 +302,7 @@ class Contents:
         """Set the size, down or up. In the journal with the next publish of the file."""
         self._upkeep.check()
         file = self._writable(ino)
+        await self._harvest_before(file, size)
         async with file.storing:
             self._upkeep.check()
             with local_disk():
@@ -259,6 +327,7 @@ class Contents:
         """The size becomes `size` where it is less; mtime moves in any case. In the journal with the next publish."""
         self._upkeep.check()
         file = self._writable(ino)
+        await self._harvest_before(file, size)
         async with file.storing:
             self._upkeep.check()
             least = size if self._size(file) < size else 0  # else it would undo another's truncate
@@ -266,10 +335,20 @@ class Contents:
                 file.working.extend(least, self._session.environment.wall_ns(), trio.current_time())
         self._upkeep.wake()
 
+    async def _harvest_before(self, file: OpenFile, size: int) -> None:
+        """The file becomes so long: where its data have ended until now cannot be told afterwards."""
+        working = file.working
+        if working.backed is not None and working.status().st_size < size:
+            await self._lending.harvest(file)
+
     async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
         """See `Cloner.clone`; both inodes are open."""
         self._upkeep.check()
-        return await self._cloner.clone(self._files[source], source_offset, self._files[ino], offset, length)
+        file = self._files[ino]
+        count = await self._cloner.clone(self._files[source], source_offset, file, offset, length)
+        self._lending.outdated(file)
+        await self.catch_up(ino)
+        return count
 
     def _size(self, file: OpenFile) -> int:
         with self._session.view() as txn:
@@ -285,7 +364,10 @@ class Contents:
             if inode is None:
                 self._upkeep.retire(file)
                 raise PosixError(errno.ESTALE)
-            file.working.base_version = inode.version
+            if file.working.backed is None:
+                file.working.base_version = inode.version
+        with local_disk():
+            self._lending.expect_writers(file)
         return file
 
     async def append(self, ino: int, data: Buffer) -> int:
@@ -304,6 +386,10 @@ class Contents:
             return offset
         most = self._sizes.object_bytes
         places = [await self._append_one(ino, view[at : at + most]) for at in range(0, len(view), most)]
+        file = self._files.get(ino)
+        if file is not None:
+            self._lending.outdated(file)
+            await self.catch_up(ino)
         return places[0] if places else 0 if inode is None else inode.size
 
     async def _append_ahead(self, ino: int, view: memoryview) -> int | None:
@@ -407,6 +493,12 @@ class Contents:
             "fetch": msgspec.to_builtins(self.fetcher.counters),
             "cache": msgspec.to_builtins(self.cache.counters) | {"used_bytes": self.cache.used_bytes},
             "waiting_writers": self._room.waiting,
+            "lent": {
+                "files": sum(file.working.backed is not None for file in self._files.values()),
+                "handles": sum(file.working.backed.carried for file in self._files.values() if file.working.backed),
+                "read_opens": self._lending.read_opens,
+                "write_opens": self._lending.write_opens,
+            },
             "failures": [
                 {
                     "ino": file.ino,
@@ -531,8 +623,21 @@ class Contents:
             file = self._files.get(ino)
             if file is not None and not (own and (file.committing or file.working.captured is not None)):
                 file.working.changed_elsewhere()
+                self._lending.outdated(file)
+        for ino in changes.inodes & self._files.keys():
+            if not own:
+                self._note_size(self._files[ino])
         for ino in changes.orphans & self._files.keys():
             self._note_links(self._files[ino])
+
+    def _note_size(self, file: OpenFile) -> None:
+        """A size may change without any contents."""
+        backed = file.working.backed
+        if backed is not None:
+            with self._session.view() as txn:
+                inode = Rows(txn).inode(file.ino)
+            if inode is not None and inode.size != backed.origin.size:
+                self._lending.outdated(file)
 
     def _note_links(self, file: OpenFile) -> None:
         with self._session.view() as txn:
@@ -542,6 +647,7 @@ class Contents:
     def _reloaded(self) -> None:
         for file in self._files.values():
             file.working.changed_elsewhere()
+            self._lending.outdated(file)
             self._note_links(file)
 
     def _path(self, ino: int) -> bytes:

@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from s3vfs.data.packer import Parcel
 from s3vfs.data.pending import Share
 from s3vfs.data.protocol import Pledge
+from s3vfs.namespace.ops import ExtentWrite
 from s3vfs.namespace.verdict import Verdict
 
 
 @dataclass(slots=True)
 class Delivery:
-    """A commit on its way, alone (`pledge`) or as a parcel. `foreign`: the working file's count when it was sent."""
+    """A commit on its way, alone (`pledge`) or as a parcel. `foreign`: the working file's count when it was sent.
+    `extents`: what it writes."""
 
     share: Share
     foreign: int
+    extents: Sequence[ExtentWrite] = ()
     parcel: Parcel | None = None
     pledge: Pledge | None = None
 

@@ -18,7 +18,7 @@ def spans(rows: Rows, ino: int, working: WorkingFile | None, start: int, end: in
     if working is None:
         yield from _published(rows, ino, start, end)
         return
-    for low, high, where in working.split(start, end):
+    for low, high, where in working.layers(start, end):
         if where == "below":
             yield from _published(rows, ino, low, high)
         else:

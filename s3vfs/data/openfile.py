@@ -18,7 +18,8 @@ class OpenFile:
     somebody who opened the file since. `attempt` counts publishes begun,
     `failed_attempt` is the last one that failed. `orphan`: without a link, so its bytes need not leave. `committing`:
     own commits of contents under way. `loading`: reads that have planned to take bytes from the working file and
-    may not have them yet; its clean bytes stay meanwhile."""
+    may not have them yet; its clean bytes stay meanwhile.
+    `cached`: handles that the kernel has and asks the daemon for: through its pages, or directly."""
 
     ino: int
     working: WorkingFile
@@ -33,6 +34,7 @@ class OpenFile:
     retry_at_s: float = 0.0
     committing: int = 0
     loading: int = 0
+    cached: int = 0
     orphan: bool = False
     publishing: trio.Lock = field(default_factory=trio.Lock)
     storing: trio.Lock = field(default_factory=trio.Lock)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import xxhash
 
@@ -134,6 +134,34 @@ class DataSession(Protocol):
     def listen(self, callback: Callable[[Changes, bool], None], *, reloaded: Callable[[], None] | None = None) -> None:
         """`callback(changes, own)` is called on the trio thread after each applied record; `reloaded()` when anything
         may have changed."""
+        ...
+
+
+class Lent(NamedTuple):
+    """A local file that the kernel uses for a handle by itself: its number with the kernel. `direct`: for mappings
+    only; reads and writes still come here, as their order matters to others, or each is to be published."""
+
+    backing: int
+    direct: bool
+
+
+class Passage(Protocol):
+    """A kernel that reads and writes local files by itself: `fuse.passthrough.Passthrough`."""
+
+    @property
+    def available(self) -> bool: ...
+
+    @property
+    def writes(self) -> bool:
+        """Whether writers, too, are served so."""
+        ...
+
+    def register(self, fd: int) -> int:
+        """The kernel's number for an open file, whatever it was opened for. Raises OSError."""
+        ...
+
+    def withdraw(self, backing: int) -> None:
+        """No further handle gets it. Raises OSError."""
         ...
 
 

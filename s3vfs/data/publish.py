@@ -15,8 +15,10 @@ from itertools import islice
 
 import trio
 
+from s3vfs.data.backed import Backed
 from s3vfs.data.delivery import Delivery
 from s3vfs.data.gather import gather
+from s3vfs.data.origin import Origin
 from s3vfs.data.packer import Packer, Parcel
 from s3vfs.data.pending import Pending, Share
 from s3vfs.data.protocol import DataSession, Limits, Pledge, Sizes
@@ -25,7 +27,7 @@ from s3vfs.data.upload import Uploaded, Uploader
 from s3vfs.data.working import WorkingFile
 from s3vfs.errors import PosixError, SessionFenced, StoreUnreachable
 from s3vfs.namespace.ops import AnyOp, ExtentWrite, Punch, Setattr, SetattrMask, Write
-from s3vfs.namespace.rows import Rows
+from s3vfs.namespace.rows import Inode, Rows
 from s3vfs.namespace.verdict import FENCED, Verdict
 
 _log = logging.getLogger(__name__)
@@ -136,7 +138,7 @@ class Publisher:
         start = index * self._sizes.object_bytes
         try:
             early.result = await self._uploader.upload(
-                self._sizes.object_bytes, lambda body: file.load_into(start, body)
+                self._sizes.object_bytes, lambda body: file.copy_out(start, body)
             )
         except Exception as error:  # the publish tries again, and reports
             _log.warning("inode %d: upload of settled bytes at %d: %s", file.ino, start, error)
@@ -156,7 +158,7 @@ class Publisher:
             if early.changes == changes and early.result is not None:
                 return early.result
         start = index * self._sizes.object_bytes
-        return await self._uploader.upload(self._sizes.object_bytes, lambda body: file.load_into(start, body))
+        return await self._uploader.upload(self._sizes.object_bytes, lambda body: file.copy_out(start, body))
 
     def forget(self, ino: int) -> None:
         """Early uploads of this inode will not be used."""
@@ -261,8 +263,9 @@ class Publisher:
         parts = RangeSet(self._span(index) for index in regions)
         ops: list[AnyOp] = [uploaded.declare() for uploaded in placed.values()]
         ops += self._cuts(file, captured)
-        ops.append(self._write(file, captured, self._own_extents(placed), parts.end))
-        await self._commit(file, self._share(file, captured, parts, final=False), ops)
+        own = self._own_extents(placed)
+        ops.append(self._write(file, captured, own, parts.end))
+        await self._commit(file, self._share(file, captured, parts, final=False), ops, own)
         self._remember(file, placed)
 
     async def _send_last(
@@ -275,7 +278,7 @@ class Publisher:
         if group:
             await self._conclude(file, delivery, partial(self._packer.send, parcel))
         else:
-            await self._commit(file, delivery.share, parcel.ops(b"", 0))
+            await self._commit(file, delivery.share, parcel.ops(b"", 0), self._own_extents(placed))
         self._remember(file, placed)
 
     def _parcel(
@@ -298,6 +301,7 @@ class Publisher:
             for start, end in group:
                 extents.append(ExtentWrite(start, end - start, pack, offset))
                 offset += end - start
+            delivery.extents = extents
             ops = declarations + self._cuts(file, captured)
             size = captured.end if final else parts.end
             if extents or size > (captured.low or 0):
@@ -310,12 +314,12 @@ class Publisher:
         def fill(body: memoryview) -> None:
             at = 0
             for start, end in group:
-                file.load_into(start, body[at : at + end - start])
+                file.copy_out(start, body[at : at + end - start])
                 at += end - start
 
         length = sum(end - start for start, end in group)
         parcel = Parcel(length, fill, ops_at, len(declarations) + len(captured.holes) + 3)
-        delivery = Delivery(self._share(file, captured, parts, final=final), file.foreign, parcel)
+        delivery = Delivery(self._share(file, captured, parts, final=final), file.foreign, parcel=parcel)
         parcel.sent = partial(self._note, file, delivery)
         return parcel, delivery
 
@@ -334,11 +338,13 @@ class Publisher:
     def _next_holes(captured: Pending) -> RangeSet:
         return RangeSet(islice(captured.holes, ONE_COMMIT_HOLES))
 
-    async def _commit(self, file: WorkingFile, share: Share, ops: Sequence[AnyOp]) -> None:
+    async def _commit(
+        self, file: WorkingFile, share: Share, ops: Sequence[AnyOp], extents: Sequence[ExtentWrite] = ()
+    ) -> None:
         if not ops:
             file.committed(share, keep=False)
             return
-        delivery = Delivery(share, file.foreign, pledge=self._queue(ops))
+        delivery = Delivery(share, file.foreign, extents, pledge=self._queue(ops))
         self._note(file, delivery)
         await self._conclude(file, delivery, delivery.ask_again)
 
@@ -381,9 +387,24 @@ class Publisher:
             if verdict.errno:
                 raise PosixError(verdict.errno)
         with self._session.view() as txn:
-            inode = Rows(txn).inode(file.ino)
-        file.base_version = 0 if inode is None else inode.version
+            rows = Rows(txn)
+            inode = rows.inode(file.ino)
+            file.base_version = 0 if inode is None else inode.version
+            if file.backed is not None and inode is not None:
+                self._follow(rows, file, file.backed, inode, delivery)
         file.committed(delivery.share, keep=file.foreign == delivery.foreign)
+
+    def _follow(self, rows: Rows, file: WorkingFile, backed: Backed, inode: Inode, delivery: Delivery) -> None:
+        """What a kernel uses is an image of what has been published now; where others have published too, of nothing
+        that a restart could name."""
+        if backed.stale:
+            backed.origin.write(delivery.extents)
+            file.base_version = 0
+            return
+        backed.origin = Origin.of(rows, file.ino, inode)
+        backed.pins.close()
+        if backed.origin.pieces:
+            backed.pins.enter_context(self._session.pin())
 
     def _unheard(self, ino: int, delivery: Delivery) -> bool:
         number = delivery.number

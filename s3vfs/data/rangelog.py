@@ -22,11 +22,13 @@ from pathlib import Path
 
 import xxhash
 
+from s3vfs.data.backed import Seal
 from s3vfs.data.pending import Pending, Share
 from s3vfs.data.ranges import RangeSet
 from s3vfs.errors import UnknownFeature
 
 _MAGIC = b"S3VFSWL3"
+_MAGIC_BACKED = b"S3VFSWL4"  # there are BACKED entries, which an older version must not overlook
 _HEAD = struct.Struct(">8sQQ16sQ")
 _CHECK = struct.Struct(">Q")
 _ENTRY = struct.Struct(">IQQQ")
@@ -45,6 +47,7 @@ class _Kind(enum.IntEnum):
     PUNCH = 6  # offset, length, mtime
     EXTEND = 7  # the least size, 0, mtime
     PART = 8  # offset, length, 1 for a hole: bytes that the next SENT carries
+    BACKED = 10  # size, mtime, ctime: the file may have been written to unseen since it was like that
     SENT = 9  # incarnation, op number, version * 8 + flags: a commit of what was captured has been queued
 
 
@@ -59,7 +62,7 @@ def _encode(kind: _Kind, first: int, second: int, third: int) -> bytes:
 @dataclass(slots=True)
 class Replayed:
     """What a log says. `sent`: commits of what was captured, each with its incarnation and op number; `later`: changes
-    after the capture."""
+    after the capture. `backed`: the file may have been written to unseen since it had this size, mtime and ctime."""
 
     ino: int
     base_version: int
@@ -68,6 +71,7 @@ class Replayed:
     captured: Pending
     later: Pending
     sent: list[tuple[int, int, Share]]
+    backed: Seal | None = None
 
     def remaining(self, took_effect: Callable[[int, int, Share], bool]) -> Pending:
         """What is not in the journal, given which commits took effect there."""
@@ -90,6 +94,7 @@ class RangeLog:
         self._boot = xxhash.xxh3_128_digest(boot_id.encode())
         self._fd = -1
         self._at = 0
+        self.backed: Seal | None = None
         self._last: tuple[int, int] | None = None  # range of the last entry, when it is a WRITE
 
     def _append(self, entry: bytes) -> None:
@@ -101,18 +106,21 @@ class RangeLog:
         return (self._at - HEADER_BYTES) // ENTRY_BYTES if self._at else 0
 
     def _header(self, base_version: int) -> bytes:
-        head = _HEAD.pack(_MAGIC, self._ino, base_version, self._boot, self._sid)
+        magic = _MAGIC if self.backed is None else _MAGIC_BACKED
+        head = _HEAD.pack(magic, self._ino, base_version, self._boot, self._sid)
         return (head + _CHECK.pack(xxhash.xxh3_64_intdigest(head))).ljust(HEADER_BYTES, b"\0")
 
     def start(self, base_version: int, pending: Pending) -> None:
         """Begin a new log that holds `pending`, in the place of the one that is there. Atomic: old or new."""
         self._last = None
-        if self._fd >= 0 and not pending:
+        if self._fd >= 0 and not pending and self.backed is None:
             os.ftruncate(self._fd, HEADER_BYTES)
             os.pwrite(self._fd, self._header(base_version), 0)
             self._at = HEADER_BYTES
             return
         body = self._header(base_version) + b"".join(_entries(pending))
+        if self.backed is not None:
+            body += _sealed(self.backed)
         if not self._there:  # nothing to replace, and nothing acknowledged that a torn header could lose
             self._fd = os.open(self.name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             self._there = True
@@ -129,6 +137,12 @@ class RangeLog:
             raise
         self.close()
         self._fd, self._at = fd, len(body)
+
+    def seal(self) -> None:
+        """Log `backed`."""
+        assert self.backed is not None
+        self._append(_sealed(self.backed))
+        self._last = None
 
     def write(self, start: int, end: int, time_ns: int) -> None:
         """Log a write; in place when it goes on where the last one ended."""
@@ -194,6 +208,10 @@ def _entries(pending: Pending) -> Iterator[bytes]:
         yield _times(pending)
 
 
+def _sealed(seal: Seal) -> bytes:
+    return _encode(_Kind.BACKED, *(number & _MASK for number in seal))
+
+
 def _times(pending: Pending) -> bytes:
     atime = _UNSET if pending.atime_ns is None else pending.atime_ns
     mtime = _UNSET if pending.mtime_ns is None else pending.mtime_ns
@@ -204,12 +222,13 @@ def replay(path: Path, boot_id: str) -> Replayed | None:
     """Read a log after a restart; None for a file that is no log. Stops at the first entry that does not hold: it was
     never acknowledged. Raises UnknownFeature for a log in the form of another version, whose bytes are to be kept."""
     raw = path.read_bytes()
-    if raw[:7] == _MAGIC[:7] and raw[:8] != _MAGIC:
+    known = raw[:8] in (_MAGIC, _MAGIC_BACKED)
+    if raw[:7] == _MAGIC[:7] and not known:
         raise UnknownFeature(
             f"{path} was left by another version of s3vfs, with bytes that are not published",
             hint="mount once with that version, and unmount: then everything is in the bucket",
         )
-    if len(raw) < HEADER_BYTES or raw[:8] != _MAGIC:
+    if len(raw) < HEADER_BYTES or not known:
         return None
     _, ino, base_version, boot, sid = _HEAD.unpack_from(raw)
     if _CHECK.unpack_from(raw, _HEAD.size)[0] != xxhash.xxh3_64_intdigest(raw[: _HEAD.size]):
@@ -228,6 +247,10 @@ def replay(path: Path, boot_id: str) -> Replayed | None:
             found.sent.clear()
         elif kind == _Kind.PART:
             (holes if third else parts).add(first, first + second)
+        elif kind == _Kind.BACKED:
+            found.backed = Seal(
+                *(number - (_MASK + 1) if number >> 63 else number for number in (first, second, third))
+            )
         elif kind == _Kind.SENT:
             cut, final, contents = (bool(third & flag) for flag in (_CUT, _FINAL, _CONTENTS))
             found.sent.append((first, second, Share(parts, holes, cut, final, contents, third >> 3)))

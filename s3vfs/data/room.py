@@ -53,6 +53,12 @@ class Room:
             self._estimate = self.unpublished_bytes
         return self.disk_short or self._estimate + length > self._limits.unpublished_bytes
 
+    def scarce(self, margin_bytes: int) -> bool:
+        """Whether who cannot be made to wait should not write: less than so much is left on the disk beyond the
+        reserve, or writers wait already."""
+        state = os.statvfs(self._folder)
+        return state.f_bavail * state.f_frsize < self._limits.reserve_bytes + margin_bytes or self.full(0)
+
     async def admit(self, length: int, hurry: Callable[[], None]) -> None:
         """Returns when there is room for `length` bytes; calls `hurry` while there is none. No checkpoint when there
         is."""

@@ -15,12 +15,17 @@ from pathlib import Path
 
 import trio
 
+from s3vfs.data.backed import NEVER, Backed, Seal
 from s3vfs.data.cache import Cache
 from s3vfs.data.deferral import Deferral
 from s3vfs.data.failures import again, local_disk
+from s3vfs.data.fetch import Fetcher
 from s3vfs.data.gather import gather
 from s3vfs.data.layout import file_entry
+from s3vfs.data.lending import Lending
 from s3vfs.data.openfile import OpenFile
+from s3vfs.data.origin import Origin
+from s3vfs.data.pending import Pending
 from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
 from s3vfs.data.publish import Publisher
 from s3vfs.data.rangelog import Replayed, replay
@@ -58,6 +63,7 @@ class Upkeep:
         limits: Limits,
         spill: Spilling,
         uploader: Uploader,
+        fetcher: Fetcher,
     ) -> None:
         self._session = session
         self._folder = folder
@@ -69,6 +75,7 @@ class Upkeep:
         self._limits = limits
         self._spill = spill
         self.deferral = Deferral(session, sizes, limits, uploader, self._lose, self._landed, self._drop)
+        self.lending = Lending(session, cache, fetcher, files, room, sizes, limits, self._forget, self.wake)
         self._fenced: SessionFenced | None = None
         self._work = trio.Event()
         self._hurry = trio.Event()
@@ -99,11 +106,14 @@ class Upkeep:
         if not file.orphan:
             self._publisher.upload_settled(file.working)
 
-    async def publish(self, file: OpenFile, *, orphans: bool = False) -> None:
-        """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again."""
+    async def publish(self, file: OpenFile, *, orphans: bool = False, unseen: bool = True) -> None:
+        """See `Contents.publish`. Files without a link are left alone, unless `orphans`: nobody can find them again.
+        `unseen`: look for what a kernel has written, too."""
         if file.failure is not None and file.lost:
             raise again(file.failure)
         await self._settled(file)
+        if unseen:
+            await self.lending.harvest(file)
         if file.working.dirty:
             seen = file.attempt
             contended = file.publishing.locked()
@@ -117,11 +127,18 @@ class Upkeep:
 
     async def close(self, file: OpenFile) -> None:
         """As `publish`, or at once where a lease lets the close be acknowledged."""
-        if not self.close_at_once(file):
+        if not file.lost:
+            await self.lending.harvest(file)
+        if not self._close_found(file):
             await self.publish(file)
 
     def close_at_once(self, file: OpenFile) -> bool:
         """As `close`, where that needs no waiting; False: nothing was done. No checkpoint."""
+        backed = file.working.backed
+        return (backed is None or not backed.writable) and self._close_found(file)
+
+    def _close_found(self, file: OpenFile) -> bool:
+        """The close of a file of which all writes are known."""
         if file.failure is not None:
             return False
         if not file.working.dirty:
@@ -142,6 +159,7 @@ class Upkeep:
         if file.failure is not None and file.lost:
             raise again(file.failure)
         await self._settled(file)
+        await self.lending.harvest(file)
         async with file.publishing:
             if file.working.dirty:
                 await self._attempt(file, orphans=True)
@@ -151,11 +169,16 @@ class Upkeep:
 
     async def publish_all(self) -> None:
         """Every file with unpublished changes."""
-        await gather([partial(self.publish, file) for file in self._dirty()])
+        await gather([partial(self.publish, file) for file in self._files.values() if self._may_be_dirty(file)])
         for file in list(self._files.values()):
             error = file.failure or file.untold
             if error is not None:
                 raise again(error)
+
+    @staticmethod
+    def _may_be_dirty(file: OpenFile) -> bool:
+        backed = file.working.backed
+        return not file.lost and (file.working.dirty or (backed is not None and backed.writable))
 
     def _dirty(self) -> list[OpenFile]:
         return [file for file in self._files.values() if file.working.dirty and not file.lost]
@@ -237,7 +260,7 @@ class Upkeep:
 
     async def _publish_quietly(self, file: OpenFile, hurry: bool) -> None:
         try:
-            await self.publish(file, orphans=hurry)
+            await self.publish(file, orphans=hurry, unseen=False)
         except S3vfsError:
             return  # kept as the file's failure, logged, and reported to whoever asks (R10)
 
@@ -274,6 +297,9 @@ class Upkeep:
         if not file.idle or file.publishing.locked():
             return
         working = file.working
+        if working.backed is not None:
+            self.lending.idle(file)
+            return
         table = working.sum_table(self._sizes.sector_bytes)
         if table and (inode := self._inode(file.ino)) is not None and inode.version == working.base_version:
             working.close()
@@ -352,6 +378,7 @@ class Upkeep:
         file.failure = file.failure or error
         file.lost = True
         async with file.storing:  # a write in a worker thread is kept too, and uses the descriptor until it ends
+            await self.lending.harvest_to_spill(file)
             await self._keep(file.working, str(error))
             file.working.discard()
             with local_disk():
@@ -413,6 +440,9 @@ class Upkeep:
             await self._keep(working, reason)
             working.remove()
             return
+        if replayed.backed is not None and inode is not None and inode.nlink:
+            await self._take_up_backed(replayed, working, pending, inode)
+            return
         if not pending or inode is None or inode.nlink == 0:
             if pending.dirty:
                 _log.warning("unpublished bytes of inode %d go with it: it is gone", replayed.ino)
@@ -430,9 +460,51 @@ class Upkeep:
             await self._keep(working, "its close was acknowledged under a lease that others have taken since")
             working.remove()
             return
+        await self._resume(replayed, working, pending)
+
+    async def _resume(self, replayed: Replayed, working: WorkingFile, pending: Pending) -> None:
+        lease, _ = self._session.closed_under(replayed.ino)
         with local_disk():
-            working.resume(pending, replayed.base_version, trio.current_time())
+            working.resume(pending, working.base_version or replayed.base_version, trio.current_time())
         file = self._files[replayed.ino] = OpenFile(replayed.ino, working)
         if lease is not None:
             self.deferral.take_up(file, lease)
         _log.info("inode %d: %d unpublished bytes taken up", replayed.ino, pending.dirty.total_bytes)
+
+    async def _take_up_backed(self, replayed: Replayed, working: WorkingFile, pending: Pending, inode: Inode) -> None:
+        """A file that a kernel may have written to, and may be writing to now: programs of before the kill still can.
+        What differs from the version that it is the image of was written there. Where nobody knows that version any
+        more, what is pending or was written since the last look is kept for its user."""
+        if not working.path.exists():
+            working.remove()
+            return
+        ours = replayed.sid == self._session.sid and replayed.same_boot
+        took = [
+            share
+            for incarnation, number, share in replayed.sent
+            if ours and self._publisher.took_effect(replayed.ino, incarnation, number, share)
+        ]
+        # Each of our own ops has moved the version by one at most; who else has written would have moved it further.
+        own = sum(share.cut + len(share.holes) + share.contents for share in took)
+        lease, still_ours = self._session.closed_under(replayed.ino)
+        if not ours or (lease is not None and not still_ours) or not 0 <= inode.version - replayed.base_version <= own:
+            reason = "the machine was restarted, or others have changed the file, before these bytes were in the bucket"
+            await self._keep_unseen(replayed, working, pending, reason)
+            return
+        with self._session.view() as txn:
+            origin = Origin.of(Rows(txn), replayed.ino, inode)
+        backed = Backed(self._sizes.sector_bytes, origin, writable=True, seal=NEVER, floor_ns=inode.mtime_ns)
+        working.backed = backed
+        working.log.backed = replayed.backed
+        working.base_version = inode.version
+        if origin.pieces:
+            backed.pins.enter_context(self._session.pin())
+        await self._resume(replayed, working, pending)
+
+    async def _keep_unseen(self, replayed: Replayed, working: WorkingFile, pending: Pending, reason: str) -> None:
+        state = working.status()
+        if Seal.of(state) != replayed.backed or pending.dirty:
+            pending.dirty.add(0, state.st_size)
+            working.pending = pending
+            await self._keep(working, reason)
+        working.remove()

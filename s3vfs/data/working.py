@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from s3vfs.data.backed import Backed
 from s3vfs.data.delivery import Delivery
 from s3vfs.data.pending import ENDLESS, Pending, Share
 from s3vfs.data.punch import punch
@@ -72,7 +73,8 @@ class _Changing:
 class WorkingFile:
     """`base_version`: the inode's version that the clean bytes belong to. `foreign`: counts contents changed by others.
     `sums`: the checksums of regions that became objects of their own; they count where the region is `valid`.
-    `undecided`: commits of `captured` whose fate is not known."""
+    `undecided`: commits of `captured` whose fate is not known. `backed`: a kernel may use the file by itself; it is
+    complete then."""
 
     ino: int
     name: str  # of the sparse file, with its folder: a Path costs more than what is done with it
@@ -90,6 +92,7 @@ class WorkingFile:
     foreign: int = 0
     undecided: list[Delivery] = field(default_factory=list)
     fd: int = -1
+    backed: Backed | None = None
     _logging: bool = False
     _made: bool = False
     _changes: int = 0
@@ -123,6 +126,26 @@ class WorkingFile:
             self._logging = True
         return self.log
 
+    def status(self) -> os.stat_result:
+        """Of the local file, which must be there. Raises OSError."""
+        return os.fstat(self.fd) if self.fd >= 0 else os.stat(self.path)
+
+    def taken_over(self) -> None:
+        """The local file has come from elsewhere."""
+        self._made = True
+
+    def mark_backed(self) -> None:
+        """From now on the log says that the file may be written to unseen: to be called before anybody can. Raises
+        OSError."""
+        assert self.backed is not None
+        self.open()
+        self.log.backed = self.backed.seal
+        if self.captured is None:
+            self.log.start(self.base_version, self.pending)
+            self._logging = True
+        else:
+            self._log().seal()
+
     def close(self) -> None:
         """Let go of descriptors; the files stay."""
         if self.fd >= 0:
@@ -137,6 +160,8 @@ class WorkingFile:
         if not self._made:
             return
         self._made = False
+        if self.backed is not None:
+            self.backed.pins.close()
         with suppress(FileNotFoundError):
             os.unlink(self.name)
         with suppress(FileNotFoundError):
@@ -195,8 +220,10 @@ class WorkingFile:
 
     def truncate(self, size: int, time_ns: int, now_s: float) -> None:
         """An observed truncate, down or up. Raises OSError."""
-        if os.fstat(self.open()).st_size > size:
+        if os.fstat(self.open()).st_size > size or self.backed is not None:
             os.ftruncate(self.fd, size)
+        if self.backed is not None:
+            self.backed.cut(size)
         self._log().truncate(size, time_ns)
         if not self.pending:
             self.dirty_since_s = now_s
@@ -216,20 +243,47 @@ class WorkingFile:
         self.pending.punch(start, end, time_ns)
         self.valid.remove(start, end)
         self._outdate(start, end)
+        if self.backed is not None:
+            self.backed.cleared(start, end)
         self._compact()
 
     def free(self, start: int, end: int) -> None:
-        """Give the local space of punched bytes back; where the file system cannot, nothing happens. Copies that are
-        being made of them meanwhile get zeros, which is what they are about to become. Raises OSError."""
-        punch(self.open(), start, end - start)
+        """Give the local space of punched bytes back; where the file system cannot, nothing happens, but for a kernel
+        that reads the file itself: it finds zeros. Copies that are being made of them meanwhile get zeros, which is
+        what they are about to become. Raises OSError."""
+        if not punch(self.open(), start, end - start) and self.backed is not None:
+            for at in range(start, end, self.backed.sector_bytes):
+                self.store(at, bytes(min(self.backed.sector_bytes, end - at)))
 
     def extend(self, size: int, time_ns: int, now_s: float) -> None:
         """The file is at least so long from now on. Raises OSError."""
+        if self.backed is not None and self.status().st_size < size:
+            os.ftruncate(self.open(), size)
         self.open()
         self._log().extend(size, time_ns)
         if not self.pending:
             self.dirty_since_s = now_s
         self.pending.extend(size, time_ns)
+        self._compact()
+
+    def found(self, ranges: RangeSet, size: int, mtime_ns: int, ctime_ns: int, now_s: float) -> None:
+        """Note what a kernel has written. Raises OSError."""
+        assert self.backed is not None
+        self.backed.found += 1
+        for start, end in ranges:
+            self._log().write(start, end, ctime_ns)
+            if not self.pending:
+                self.dirty_since_s = now_s
+            self.pending.write(start, end, ctime_ns)
+            self.valid.remove(start, end)
+            self.touch(start, end, now_s)
+        if size > self._layered(self.backed.origin.size):
+            self._log().extend(size, ctime_ns)
+            self.pending.extend(size, ctime_ns)
+        if not self.pending:
+            self.dirty_since_s = now_s
+        self.pending.set_times(None, mtime_ns, ctime_ns)
+        self._log().times(self.pending)
         self._compact()
 
     def replaced(self, start: int, end: int) -> None:
@@ -239,6 +293,11 @@ class WorkingFile:
 
     def set_times(self, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
         """utimensat on a file with unpublished changes: the times go out with them."""
+        if self.backed is not None:
+            state = self.status()
+            os.utime(self.path, ns=(state.st_atime_ns, state.st_mtime_ns if mtime_ns is None else mtime_ns))
+            self.backed.chosen_ns = self.status().st_mtime_ns
+            self.backed.floor_ns = time_ns
         self.pending.set_times(atime_ns, mtime_ns, time_ns)
         self._log().times(self.pending)
 
@@ -311,10 +370,14 @@ class WorkingFile:
         self.valid.clear()
         self.sums.clear()
         self.regions.clear()
+        if self.backed is not None:
+            self.backed.pins.close()
 
     def drop_clean(self) -> None:
-        """Give the disk space of clean bytes back; they are read from the bucket again. Never for a file that was ever
-        a backing file (R14). Where the file system cannot punch holes, nothing happens."""
+        """Give the disk space of clean bytes back; they are read from the bucket again. Never of a file that a kernel
+        uses (R14). Where the file system cannot punch holes, nothing happens."""
+        if self.backed is not None:
+            return
         dropped = [(start, end - start) for start, end in self.valid]
         self.valid.clear()
         self.sums.clear()
@@ -350,12 +413,28 @@ class WorkingFile:
 
     def size_over(self, published: int) -> int:
         """The file's size, given the inode's."""
+        backed = self.backed
+        if backed is None:
+            return self._layered(published)
+        here = self.status().st_size
+        if not backed.stale:
+            return here
+        return max(self._layered(published), here if here > backed.seal.size else 0)
+
+    def _layered(self, published: int) -> int:
         if self.captured is not None:
             published = self.captured.size_over(published)
         return self.pending.size_over(published)
 
     def split(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
         """[start, end) as (start, end, where) parts: "local" = read it here, "zero", "below" = ask the extents."""
+        if self.backed is not None:
+            yield start, end, "local"
+        else:
+            yield from self.layers(start, end)
+
+    def layers(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+        """As `split`, by what is known to be written, punched and published: also of a file that is complete."""
         for low, high, where in self.pending.split(start, end):
             if where != "below":
                 yield low, high, where
@@ -382,8 +461,14 @@ class WorkingFile:
             data += more
         return data
 
+    def copy_out(self, offset: int, target: memoryview) -> None:
+        """As `load_into`: the one private copy that is hashed and uploaded."""
+        self.load_into(offset, target)
+        if self.backed is not None:
+            self.backed.copied(offset, target, self.status().st_size)
+
     def load_into(self, offset: int, target: memoryview) -> None:
-        """As `load`, into a buffer: the one private copy that is hashed and uploaded."""
+        """As `load`, into a buffer."""
         fd = self.open()
         while target:
             count = os.preadv(fd, [target], offset)

@@ -6,10 +6,12 @@ import errno
 import os
 import stat
 from collections.abc import Collection
+from contextlib import suppress
 
+import trio
 from msgspec.structs import replace
 
-from s3vfs.errors import PosixError
+from s3vfs.errors import PosixError, StoreError
 from s3vfs.filesystem.contracts import Caller, Found, NewAttributes, Statistics
 from s3vfs.filesystem.core import ATTRIBUTES_WITHIN_S, Core
 from s3vfs.namespace.attributes import without_privileges
@@ -18,6 +20,8 @@ from s3vfs.namespace.ops import AnyOp, Setattr, SetattrMask
 from s3vfs.namespace.rows import Inode, Rows
 
 BLOCK_BYTES = 4096
+# How long stat waits for a file that is lent to the kernel to get what others have written.
+CATCH_UP_S = 10.0
 # Shown as free where no quota limits the volume: programs refuse to write where statfs shows little or nothing.
 UNLIMITED_BYTES = 1 << 50
 UNLIMITED_INODES = 1 << 40
@@ -30,6 +34,8 @@ class Attributes(Core):
 
     async def getattr(self, ino: int) -> Found:
         await self._session.fresh(ATTRIBUTES_WITHIN_S)
+        with trio.move_on_after(CATCH_UP_S), suppress(StoreError):  # else the size is told before the bytes are there
+            await self._contents.catch_up(ino)
         return self._look(ino)
 
     async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:

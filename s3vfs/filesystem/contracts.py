@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from s3vfs.data.protocol import Lent as Lent
 from s3vfs.environment import Environment
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
@@ -185,6 +186,29 @@ class FileContents(Protocol):
     def opened(self, ino: int, writable: bool) -> None: ...
 
     def closed(self, ino: int, writable: bool) -> None: ...
+
+    async def lend(
+        self, ino: int, *, readable: bool, writable: bool, direct: bool, created: bool, uid: int
+    ) -> Lent | None:
+        """For a handle that is about to be given to the kernel. None: the kernel asks here for every byte. To be
+        followed by `returned`. `uid`: who opens it."""
+        ...
+
+    def returned(self, ino: int, *, lent: bool, readable: bool) -> None:
+        """That handle is gone."""
+        ...
+
+    async def harvest(self, ino: int) -> int:
+        """Find what a kernel has written by itself. A count that has moved where something was found."""
+        ...
+
+    async def catch_up(self, ino: int) -> None:
+        """Returns when what is lent of the inode has what others have written. Raises what fetching raises."""
+        ...
+
+    def unseen_writers(self, ino: int) -> frozenset[int]:
+        """The users, but root, who may be writing to the file without anybody here being told."""
+        ...
 
 
 # The last byte of a range that reaches to the end, however far the file grows.

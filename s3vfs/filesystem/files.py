@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3vfs.errors import PosixError
 from s3vfs.filesystem.attributes import Attributes
-from s3vfs.filesystem.contracts import Caller, FileContents, FilesystemSession, Found, NewAttributes
+from s3vfs.filesystem.contracts import Caller, FileContents, FilesystemSession, Found, Lent, NewAttributes
 from s3vfs.filesystem.names import Names
 from s3vfs.namespace.rows import Rows
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class FileHandle:
-    """One open file description. `privileges_settled`: setuid and setgid have been looked after since it was opened."""
+    """One open file description. `privileges_settled`: setuid and setgid have been looked after since it was opened.
+    `direct`: opened with O_DIRECT, O_SYNC or O_DSYNC, or it appends: its writes are not the kernel's to place. `lent`:
+    the local file that the kernel serves it from, once it is `with_kernel`. `harvested`: see `Contents.harvest`."""
 
     ino: int
     readable: bool
@@ -30,6 +32,11 @@ class FileHandle:
     caller: Caller
     readahead: Any
     privileges_settled: bool
+    direct: bool
+    lent: Lent | None = None
+    with_kernel: bool = False
+    synchronous: bool = False
+    harvested: int = 0
 
 
 class Files(Names, Attributes):
@@ -90,11 +97,33 @@ class Files(Names, Attributes):
             caller=caller,
             readahead=self._contents.readahead(),
             privileges_settled=caller.uid == 0,
+            synchronous=bool(flags & os.O_DSYNC),
+            direct=bool(flags & (os.O_DIRECT | os.O_DSYNC)) or (bool(flags & os.O_APPEND) and writable),
         )
         return self._last_handle
 
+    async def lend(self, handle: int, *, created: bool) -> Lent | None:
+        """Right before the handle goes to the kernel: the local file that it may use for it, if any."""
+        file = self._file(handle)
+        try:
+            file.lent = await self._contents.lend(
+                file.ino,
+                readable=file.readable,
+                writable=file.writable,
+                direct=file.direct,
+                created=created,
+                uid=file.caller.uid,
+            )
+        except BaseException:
+            self._remove(handle)
+            raise
+        file.with_kernel = True
+        return file.lent
+
     def _remove(self, handle: int) -> None:
         file = self._files.pop(handle)
+        if file.with_kernel:
+            self._contents.returned(file.ino, lent=file.lent is not None, readable=file.readable)
         self._contents.closed(file.ino, file.writable)
         self._orphans.closed(file.ino)
 
@@ -134,7 +163,10 @@ class Files(Names, Attributes):
             await self._settle_privileges(file)
         if file.appends:
             return await self.append(handle, data)
-        return await self._contents.write(file.ino, offset, data)
+        count = await self._contents.write(file.ino, offset, data)
+        if file.synchronous and file.lent is not None:  # the kernel sees to that only where it has pages
+            await self._contents.publish(file.ino)
+        return count
 
     async def append(self, handle: int, data: Buffer) -> int:
         """As `write` by a handle with O_APPEND, whatever it was opened with."""
@@ -159,6 +191,7 @@ class Files(Names, Attributes):
         with the names; or this says why not (R10)."""
         file = self._file(handle)
         if file.writable:
+            await self._settle_unseen(file)
             await self._contents.close(file.ino)
             self._session.require_kept(file.ino)
 
@@ -174,8 +207,10 @@ class Files(Names, Attributes):
 
     async def fsync(self, handle: int) -> None:
         """fsync(2), fdatasync(2), through any handle: what was written, and the file itself, are in the bucket."""
-        ino = self._file(handle).ino
+        file = self._file(handle)
+        ino = file.ino
         if not self._read_only:
+            await self._settle_unseen(file)
             await self._contents.publish(ino)
             await self._session.barrier(ino)
 
@@ -184,6 +219,7 @@ class Files(Names, Attributes):
         file = self._file(handle)
         try:
             if file.writable:
+                await self._settle_unseen(file)
                 await self._contents.close(file.ino)
         finally:
             self._remove(handle)
@@ -196,7 +232,34 @@ class Files(Names, Attributes):
         self._remove(handle)
         return True
 
+    async def _settle_unseen(self, file: FileHandle) -> None:
+        """A kernel that writes by itself takes no privileges away: that is done when it is found that it has."""
+        if file.lent is None or not file.writable or file.privileges_settled:
+            return
+        found = await self._contents.harvest(file.ino)
+        if found != file.harvested:
+            file.harvested = found
+            await self._settle_privileges(file)
+
+    async def _refuse_privileges(self, ino: int, new: NewAttributes, caller: Caller) -> None:
+        """ETXTBSY for setuid and setgid on a file that somebody else, who is not root, may be writing to without the
+        daemon: nobody would take them away before the file is closed. Whoever sets them on what he writes to himself
+        loses them then."""
+        if (new.mode is None and new.uid is None and new.gid is None) or not self._contents.unseen_writers(ino):
+            return
+        with self._session.view() as txn:
+            mode = self._inode(Rows(txn), ino).mode if new.mode is None else new.mode
+        if not mode & (stat.S_ISUID | stat.S_ISGID):
+            return
+        if self._contents.unseen_writers(ino) - {caller.uid}:
+            raise PosixError(errno.ETXTBSY)
+        count = await self._contents.harvest(ino)  # what was written before does not count
+        for file in self._files.values():
+            if file.ino == ino:
+                file.harvested = count
+
     async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:
+        await self._refuse_privileges(ino, new, caller)
         found = await super().setattr(ino, new, caller, by_handle=by_handle)
         if new.mode is not None and new.mode & (stat.S_ISUID | stat.S_ISGID):
             for file in self._files.values():

@@ -94,6 +94,7 @@ class Locks(Files):
             await self._keeper.drained((asking.number, ino))
             number_kind = (0 if flock else FCNTL) | (EXCLUSIVE if kind is LockKind.EXCLUSIVE else 0)
             await self._acquire(asking, ino, Lock(ino, asking.number, start, end, number_kind, wait))
+            await self._contents.catch_up(ino)
 
     async def test_lock(self, handle: int, owner: int, start: int, end: int, kind: LockKind) -> Conflict | None:
         """F_GETLK: the first lock in the way of such a request, None where there is none. Always on a fresh view."""

@@ -48,6 +48,7 @@ class Ranges(Files):
             self._check_room(file.ino, offset, end)
         await self._settle_privileges(file)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
+            await self._contents.harvest(file.ino)  # what was written before it is not found after it
             await self._contents.punch(file.ino, offset, length)
         # Whatever it does, it moves mtime and ctime, as on ext4, xfs and tmpfs.
         await self._contents.extend(file.ino, 0 if mode & KEEP_SIZE else end)
@@ -67,6 +68,7 @@ class Ranges(Files):
         file = self._file(handle)
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise PosixError(errno.EINVAL)
+        await self._contents.harvest(file.ino)
         found = self._contents.seek(file.ino, offset, data=whence == os.SEEK_DATA)
         if found is None:
             raise PosixError(errno.ENXIO)

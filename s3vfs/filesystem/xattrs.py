@@ -46,6 +46,8 @@ class ExtendedAttributes(Attributes):
     async def setxattr(self, ino: int, name: bytes, value: bytes, caller: Caller, flags: int = 0) -> None:
         """`flags` as setxattr(2): EEXIST, ENODATA. An ACL is checked, and an access ACL sets the mode."""
         _require_supported(name)
+        if name == CAPABILITY and self._contents.unseen_writers(ino) - {caller.uid}:
+            raise PosixError(errno.ETXTBSY)  # as setuid: see Files
         time_ns = self._now_ns()
 
         def evaluate(rows: Rows) -> AnyOp:

@@ -75,6 +75,7 @@ def run_daemon(settings: MountSettings, ready: Callable[[], None]) -> int:
     """
     _raise_file_limit()
     _spare_the_collector()
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a file that we have a lease on: we let go soon anyway
     return trio.run(MountDaemon(settings, ready).run)
 
 

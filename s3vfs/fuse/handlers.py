@@ -28,8 +28,9 @@ def refusing_locks() -> str:
 
 
 @contextmanager
-def native_handlers(begin: Callable[..., object]) -> Iterator[None]:
-    """Around pyfuse3.init: the session that it makes passes the extension's requests to `begin`.
+def native_handlers(begin: Callable[..., object], *, passthrough: bool = False) -> Iterator[None]:
+    """Around pyfuse3.init: the session that it makes passes the extension's requests to `begin`, and asks the kernel
+    for passthrough.
 
     Raises NoHandlers afterwards when the session has neither these handlers nor refusing ones.
     """
@@ -38,7 +39,7 @@ def native_handlers(begin: Callable[..., object]) -> Iterator[None]:
             yield
         return
     before = interpose.sessions()
-    interpose.install(begin)
+    interpose.install(begin, passthrough)
     try:
         yield
     finally:

@@ -200,6 +200,10 @@ class KernelCache:
         self._pages.add(ino)
         return False
 
+    def passed(self, ino: int) -> None:
+        """The kernel reads and writes a local file for it from now on: pages from before may be outdated afterwards."""
+        self._pages.discard(ino)
+
     async def settle(self, ino: int) -> None:
         """Return when the kernel holds no page and no size of this inode from before the last foreign change that has
         been applied. Bounded by the reads of it that are in progress."""

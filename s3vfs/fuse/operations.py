@@ -21,6 +21,7 @@ from s3vfs.fuse.attributes import fill
 from s3vfs.fuse.errnos import Errnos
 from s3vfs.fuse.kernel import IN_FLIGHT_S, LINGER_S, KernelCache
 from s3vfs.fuse.libfuse import pyfuse3
+from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.fuse.second_tries import OPEN_WITHIN_S, OTHER_WITHIN_S, SecondTries
 from s3vfs.namespace.ops import RENAME_EXCHANGE
 
@@ -95,6 +96,7 @@ class Operations(pyfuse3.Operations):
         entry_timeout_s: float,
         attribute_timeout_s: float,
         now_s: Callable[[], float],
+        passthrough: Passthrough | None = None,
     ) -> None:
         super().__init__()
         self._filesystem = filesystem
@@ -103,6 +105,7 @@ class Operations(pyfuse3.Operations):
         self._entry_timeout_s = entry_timeout_s
         self._attribute_timeout_s = attribute_timeout_s
         self._now_s = now_s
+        self._passthrough = passthrough
         self.errnos = Errnos(now_s)
 
     def _entry(self, found: Found, asked_s: float | None = None) -> pyfuse3.EntryAttributes:
@@ -254,7 +257,7 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_TRUNC:
             self._kernel.wrote(inode)
         await self._kernel.attributes_withdrawn(inode)
-        return self._file_info(handle, inode, flags)
+        return await self._file_info(handle, inode, flags)
 
     @contextlib.contextmanager
     def _opening(self, ino: int, thread: int, *, sized: bool = False) -> Iterator[Callable[[], Awaitable[None]]]:
@@ -293,10 +296,18 @@ class Operations(pyfuse3.Operations):
                 self._kernel.second_tries.refused(ctx.pid, parent_inode)
                 raise PosixError(errno.ESTALE) from None
             raise
-        return self._file_info(handle, found.ino, flags), self._entry(found)
+        info = await self._file_info(handle, found.ino, flags, created=True)
+        return info, self._entry(found)
 
-    def _file_info(self, handle: int, ino: int, flags: int) -> pyfuse3.FileInfo:
-        """Appending handles go around the page cache: the kernel would place the bytes at its own idea of the end."""
+    async def _file_info(self, handle: int, ino: int, flags: int, *, created: bool = False) -> pyfuse3.FileInfo:
+        """Appending handles go around the page cache: the kernel would place the bytes at its own idea of the end. A
+        handle that the kernel serves from a local file has no pages at all, and leaves none that may be kept."""
+        if self._passthrough is not None:
+            lent = await self._filesystem.lend(handle, created=created)
+            if lent is not None:
+                self._kernel.passed(ino)
+                self._passthrough.carry(handle, lent.backing, direct=lent.direct)
+                return pyfuse3.FileInfo(fh=handle, direct_io=lent.direct, keep_cache=False)
         direct = bool(flags & os.O_APPEND) and flags & os.O_ACCMODE != os.O_RDONLY
         return pyfuse3.FileInfo(fh=handle, direct_io=direct, keep_cache=self._kernel.keep_pages(ino))
 

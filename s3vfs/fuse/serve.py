@@ -24,6 +24,7 @@ from s3vfs.fuse.mountinfo import mount_at, read_mounts
 from s3vfs.fuse.mountpoint import resolve, unmount
 from s3vfs.fuse.operations import Operations
 from s3vfs.fuse.options import MountOptions
+from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.namespace.changes import Changes
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ async def serve(
     *,
     options: MountOptions,
     ready: Callable[[], None],
+    passthrough: Passthrough | None = None,
 ) -> None:
     """Mount and serve until somebody unmounts, or the caller cancels; then nothing is mounted.
 
@@ -82,23 +84,36 @@ async def serve(
         entry_timeout_s=options.entry_timeout_s,
         attribute_timeout_s=options.attribute_timeout_s,
         now_s=trio.current_time,
+        passthrough=passthrough,
     )
     extra = ExtraOperations(filesystem, kernel, operations.errnos)
-    _make_session(operations, extra, mountpoint, options)
+    _make_session(operations, extra, mountpoint, options, passthrough)
+
+    def answers() -> None:
+        if passthrough is not None:
+            passthrough.probe()
+        ready()
+
     try:
         invalidator.start()
-        await _run(filesystem, extra, mountpoint, options, ready, invalidator)
+        await _run(filesystem, extra, mountpoint, options, answers, invalidator)
     finally:
         with trio.CancelScope(shield=True):
             await _end(mountpoint, invalidator)
             filesystem.forget_handles()
 
 
-def _make_session(operations: Operations, extra: ExtraOperations, mountpoint: str, options: MountOptions) -> None:
+def _make_session(
+    operations: Operations,
+    extra: ExtraOperations,
+    mountpoint: str,
+    options: MountOptions,
+    passthrough: Passthrough | None,
+) -> None:
     """Mount, with the extension's handlers beside pyfuse3's, or with handlers that refuse locks. With neither the
     kernel would grant locks by itself, so then nothing stays mounted."""
     try:
-        with native_handlers(extra.begin):
+        with native_handlers(extra.begin, passthrough=passthrough is not None and passthrough.wanted):
             pyfuse3.init(operations, mountpoint, options.as_fuse_options())
     except RuntimeError as error:
         raise MountError(f"cannot mount on {mountpoint}: {error}", hint="the lines above say why") from None

@@ -17,6 +17,7 @@ from s3vfs.errors import S3vfsError, Unpublished
 from s3vfs.filesystem import Filesystem
 from s3vfs.fuse.handlers import refusing_locks
 from s3vfs.fuse.options import MountOptions
+from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.fuse.serve import serve
 from s3vfs.fuse.settings import MountSettings
 from s3vfs.fuse.status import describe_base
@@ -85,6 +86,8 @@ class Service:
         )
         self._serving = trio.CancelScope()
         self._filesystem = Filesystem(session, self._contents, read_only=settings.read_only)
+        self._passthrough = Passthrough(settings.io, directory.working)
+        self._contents.use(self._passthrough)
 
     async def run(self, mounted: Callable[[], None]) -> None:
         """Mount, call `mounted` once the mount answers, serve until it is unmounted, publish the rest.
@@ -110,6 +113,7 @@ class Service:
                         settings.mountpoint,
                         options=options,
                         ready=mounted,
+                        passthrough=self._passthrough,
                     )
                 if not settings.read_only:
                     await self._publish_rest()
@@ -199,6 +203,12 @@ class Service:
                 **contents["cache"],
                 "path": str(self._cache.folder),
                 "limit_bytes": self._settings.cache_size_bytes,
+            },
+            "io": {
+                "asked": self._settings.io,
+                "served": "passthrough" if self._passthrough.available else "python",
+                "reason": self._passthrough.refused,
+                **contents["lent"],
             },
             "locks": {**self._filesystem.lock_status(), "refused": refusing_locks()},
             "session": session,

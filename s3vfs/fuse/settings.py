@@ -32,6 +32,7 @@ class MountSettings:
     freshness_s: float = 0.1
     durable_close_above_bytes: int = 8 << 20
     leases: bool = True
+    io: Literal["auto", "passthrough", "front", "python"] = "auto"
     io_timeout_s: float = 120.0
     offline: Literal["stale", "error"] = "stale"
     memory_bytes: int = 512 << 20

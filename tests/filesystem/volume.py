@@ -33,6 +33,18 @@ class SizesOnly:
 
     def readahead(self) -> None: ...
 
+    async def lend(self, ino: int, **details: Any) -> None: ...
+
+    def returned(self, ino: int, *, lent: bool, readable: bool) -> None: ...
+
+    async def harvest(self, ino: int) -> int:
+        return 0
+
+    async def catch_up(self, ino: int) -> None: ...
+
+    def unseen_writers(self, ino: int) -> frozenset[int]:
+        return frozenset()
+
     def opened(self, ino: int, writable: bool) -> None:
         self.handles[ino] = self.handles.get(ino, 0) + 1
 

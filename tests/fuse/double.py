@@ -10,6 +10,7 @@ The root has the files a and b. What happens to a request is written on it, so t
     fallocate                 mode 0x10 (ZERO_RANGE): EOPNOTSUPP
     lseek                     data begins at 4096, the hole at 8192
     setxattr                  user.there exists
+    open of a                 where there is a file NOTES.backing, the kernel is to read and write that
 
 Each call becomes a line of JSON in NOTES.
 """
@@ -30,8 +31,9 @@ from typing import Any, cast
 import trio
 
 from s3vfs.errors import PosixError, StoreUnreachable
-from s3vfs.filesystem import Caller, Conflict, Filesystem, Found, LockKind, Statistics
+from s3vfs.filesystem import Caller, Conflict, Filesystem, Found, Lent, LockKind, Statistics
 from s3vfs.fuse.options import MountOptions
+from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.fuse.serve import serve
 from s3vfs.namespace.rows import ROOT_INO, Inode
 
@@ -51,6 +53,9 @@ class Double:
 
     def __init__(self, notes: Path) -> None:
         self._notes = notes.open("a", buffering=1)
+        self._backing = notes.with_suffix(".backing")
+        self.passthrough = Passthrough("passthrough", notes.parent)
+        self._lent: list[int] = []
         self._handles: dict[int, int] = {}
         self._last = 0
 
@@ -103,6 +108,16 @@ class Double:
         self._last += 1
         self._handles[self._last] = ino
         return self._last
+
+    async def lend(self, handle: int, *, created: bool) -> Lent | None:
+        if self._handles[handle] != _FILES[b"a"] or not self._backing.exists():
+            return None
+        if not self._lent:
+            with self._backing.open("rb") as file:
+                self._lent.append(self.passthrough.register(file.fileno()))
+            self.note("registered", refused=self.passthrough.refused)
+        direct = (self._backing.with_suffix(".direct")).exists()
+        return Lent(self._lent[0], direct)
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         self.note("read", handle=handle, offset=offset)
@@ -219,6 +234,7 @@ async def run(double: Double, mountpoint: str) -> None:
                 mountpoint,
                 options=MountOptions(source="double"),
                 ready=partial(double.note, "ready"),
+                passthrough=double.passthrough,
             )
             nursery.cancel_scope.cancel()
     double.note("ended")

@@ -15,7 +15,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-_SOURCE = Path(__file__).parents[2] / "s3vfs" / "fuse" / "native" / "interpose.c"
+_SOURCES = sorted((Path(__file__).parents[2] / "s3vfs" / "fuse" / "native").glob("*.c"))
 _FLAGS = "-std=gnu11 -g -O1 -fPIC -shared -fvisibility=hidden -Wall -Wextra -Werror -fno-omit-frame-pointer"
 _SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 # The folder of the build comes first where the extension is looked for.
@@ -35,7 +35,7 @@ def build(folder: Path) -> Path:
     ).stdout
     module = folder / f"_interpose{sysconfig.get_config_var('EXT_SUFFIX')}"
     include = f"-I{sysconfig.get_path('include')}"
-    command = ["gcc", *_FLAGS.split(), *_SANITIZERS.split(), include, str(_SOURCE), "-o", str(module)]
+    command = ["gcc", *_FLAGS.split(), *_SANITIZERS.split(), include, *map(str, _SOURCES), "-o", str(module)]
     compiled = subprocess.run([*command, *shlex.split(libfuse)], capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
     return folder

@@ -1,4 +1,4 @@
-"""What interpose.c shows to Python."""
+"""What interpose.c and passthrough.c show to Python."""
 
 from collections.abc import Callable
 from typing import final
@@ -37,7 +37,7 @@ class Request:
         """Have `callback` called when a signal reaches the one who waits: now, when it has already. It may not answer.
         Once a request."""
 
-def install(handler: Callable[..., object] | None, /) -> None:
+def install(handler: Callable[..., object] | None, passthrough: bool = False, /) -> None:
     """A session that pyfuse3 makes from now on calls `handler(call, Request, *arguments)`, on the thread that runs
     pyfuse3's main loop, until its end. Those calls, and their arguments, all int but where said:
 
@@ -52,8 +52,25 @@ def install(handler: Callable[..., object] | None, /) -> None:
         release          handle, owner, flock (0 or 1)
         setxattr         ino, name (bytes), value (bytes), flags
 
-    None: new sessions are left alone.
+    None: new sessions are left alone. `passthrough`: such a session asks the kernel for it.
     """
+
+def passthrough() -> bool:
+    """Whether the session that is mounted has it: the kernel knows it (Linux 6.9), and it was asked for."""
+
+def backing_open(fd: int, /) -> int:
+    """Register an open regular file with the kernel; it is held until `backing_close` and the last release of a handle
+    that carries the id. Raises OSError: EPERM without CAP_SYS_ADMIN, ELOOP where the file lies on a stacked file
+    system (overlayfs, say)."""
+
+def backing_close(id: int, /) -> None:
+    """No further reply may carry the id. Raises OSError."""
+
+def carry(handle: int, id: int, direct: bool, /) -> None:
+    """To be called right before pyfuse3 answers the open or create that gives out this handle, on the same thread: the
+    kernel then uses the file `id` for it. `direct`: only mappings do, reads and writes still arrive here.
+
+    All handles of one inode must carry the same id, or none, as long as any is open: else the open fails with EIO."""
 
 def sessions() -> int:
     """How many sessions have had these handlers so far."""

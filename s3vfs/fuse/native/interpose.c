@@ -18,7 +18,8 @@
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "passthrough.h"
+
 #include <structmember.h>
 
 #define FUSE_USE_VERSION 35
@@ -41,6 +42,7 @@
 #endif
 
 static PyObject *installed;    /* the callable for the next session, or NULL */
+static int passing;            /* whether that session asks for passthrough */
 static PyObject *serving;      /* the callable of the session that has our handlers, or NULL */
 static unsigned long sessions; /* how many sessions have had our handlers */
 
@@ -448,6 +450,7 @@ static void on_destroy(void *userdata)
     while (open_requests)
         drop(open_requests, ENOTCONN);
     Py_CLEAR(serving);
+    passthrough_device(-1);
     PyGILState_Release(state);
 }
 
@@ -497,16 +500,24 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
         const struct fuse_out_header *header = iov[0].iov_base;
 
         init_answered = 1;
-        if (!header->error && count == 2 && iov[1].iov_len >= sizeof(struct fuse_init_out))
+        if (!header->error && count == 2 && iov[1].iov_len >= sizeof(struct fuse_init_out)) {
             ((struct fuse_init_out *)iov[1].iov_base)->flags |= FUSE_HANDLE_KILLPRIV_V2;
+            passthrough_answer_init(iov[1].iov_base, iov[1].iov_len);
+        }
+    } else {
+        passthrough_answer(iov, count);
     }
     return writev(fd, iov, count);
 }
 
 static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 {
+    ssize_t length = read(fd, buffer, size);
+
     (void)userdata;
-    return read(fd, buffer, size);
+    if (!init_answered && length > 0)
+        passthrough_saw(buffer, (size_t)length);
+    return length;
 }
 
 /* -- what pyfuse3 calls -------------------------------------------------------------------------------------------- */
@@ -523,7 +534,6 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 #endif
 #define TEXT_OF(name) #name
 #define NAME_OF(name) TEXT_OF(name)
-#define VISIBLE __attribute__((visibility("default")))
 
 typedef struct fuse_session *session_new_function(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t,
                                                   VERSION_PARAMETER void *);
@@ -542,8 +552,10 @@ VISIBLE struct fuse_session *SESSION_NEW(struct fuse_args *args, const struct fu
     memcpy(&ops, given, size < sizeof ops ? size : sizeof ops);
     state = PyGILState_Ensure();
     wanted = installed != NULL;
-    if (wanted)
+    if (wanted) {
         add_handlers(&ops, installed);
+        passthrough_begin(passing);
+    }
     PyGILState_Release(state);
     if (!wanted)
         return real(args, given, size, VERSION_ARGUMENT userdata);
@@ -557,23 +569,29 @@ VISIBLE int fuse_session_mount(struct fuse_session *session, const char *mountpo
     session_mount_function *real = (session_mount_function *)dlsym(RTLD_NEXT, "fuse_session_mount");
     int result = real ? real(session, mountpoint) : -1;
 
-    if (result == 0 && session == ours)
+    if (result == 0 && session == ours) {
+        passthrough_device(fuse_session_fd(session));
         result = fuse_session_custom_io(session, &io, fuse_session_fd(session));
+    }
     return result;
 }
 
 /* -- what Python calls --------------------------------------------------------------------------------------------- */
 
-static PyObject *install(PyObject *module, PyObject *handler)
+static PyObject *install(PyObject *module, PyObject *args)
 {
-    PyObject *before = installed;
+    PyObject *before = installed, *handler;
+    int pass = 0;
 
     (void)module;
+    if (!PyArg_ParseTuple(args, "O|p:install", &handler, &pass))
+        return NULL;
     if (handler != Py_None && !PyCallable_Check(handler)) {
         PyErr_SetString(PyExc_TypeError, "install: a callable or None");
         return NULL;
     }
     installed = handler == Py_None ? NULL : Py_NewRef(handler);
+    passing = pass;
     Py_XDECREF(before);
     Py_RETURN_NONE;
 }
@@ -593,7 +611,11 @@ static PyObject *versions(PyObject *module, PyObject *unused)
 }
 
 static PyMethodDef functions[] = {
-    {"install", install, METH_O, "Have the next session call handler(call, Request, *arguments); None: not."},
+    {"install", install, METH_VARARGS, "Have the next session call handler(call, Request, *arguments); None: not."},
+    {"passthrough", passthrough_agreed, METH_NOARGS, "Whether the kernel and this session have agreed on it."},
+    {"backing_open", passthrough_backing_open, METH_VARARGS, "Register a file: the id that replies may carry."},
+    {"backing_close", passthrough_backing_close, METH_VARARGS, "The id may be carried no longer."},
+    {"carry", passthrough_carry, METH_VARARGS, "The reply that opens this handle carries an id: handle, id, direct."},
     {"sessions", count_sessions, METH_NOARGS, "How many sessions have been made with handlers of ours."},
     {"versions", versions, METH_NOARGS, "libfuse's version: of the headers, and of the library that is loaded."},
     {NULL, NULL, 0, NULL},
