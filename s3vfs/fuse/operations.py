@@ -241,9 +241,9 @@ class Operations(pyfuse3.Operations):
         """Around an open that has just arrived. Gives a check, to be called once the view is fresh: is the name that it
         came by outdated, or (`sized`) the size that the kernel has? Threads that cannot be told apart are not sent back
         for the size: who knows when to stop?"""
-        second_try = self._kernel.second_tries.is_second_try(thread, ino)
         linger_s = LINGER_S if thread else IN_FLIGHT_S
         with self._refusing(ino, thread, lasts_s=OPEN_WITHIN_S), self._kernel.arriving() as arrived_s:
+            second_try = self._kernel.second_tries.is_second_try(thread, ino)
 
             async def check() -> None:
                 if not second_try and self._kernel.may_be_outdated(ino, arrived_s, linger_s=linger_s):
@@ -258,9 +258,9 @@ class Operations(pyfuse3.Operations):
     @contextlib.contextmanager
     def _refusing(self, ino: int, thread: int, *, lasts_s: float) -> Iterator[None]:
         """Around a request about an inode. An ESTALE that leaves is remembered: the kernel walks the path once more."""
-        self._kernel.second_tries.arrived(ino)
         try:
-            yield
+            with self._kernel.second_tries.serving(thread, ino):
+                yield
         except PosixError as error:
             if error.errno == errno.ESTALE:
                 self._kernel.second_tries.refused(thread, ino, lasts_s=lasts_s)
