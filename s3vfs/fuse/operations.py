@@ -64,18 +64,22 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
 class _Refusing:
     """See `Operations._refusing`. A class, since it is entered for most requests."""
 
-    __slots__ = ("_ino", "_lasts_s", "_second_tries", "_thread")
+    __slots__ = ("_ino", "_lasts_s", "_second_tries", "_serving", "_thread")
 
     def __init__(self, second_tries: SecondTries, ino: int, thread: int, lasts_s: float) -> None:
         self._second_tries = second_tries
         self._ino = ino
         self._thread = thread
         self._lasts_s = lasts_s
+        self._serving = second_tries.serving(thread, ino)
 
     def __enter__(self) -> None:
-        self._second_tries.arrived(self._ino)
+        self._serving.__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._serving.__exit__(kind, error, traceback)
         if isinstance(error, PosixError) and error.errno == errno.ESTALE:
             self._second_tries.refused(self._thread, self._ino, lasts_s=self._lasts_s)
 
@@ -264,9 +268,9 @@ class Operations(pyfuse3.Operations):
         """Around an open that has just arrived. Gives a check, to be called once the view is fresh: is the name that it
         came by outdated, or (`sized`) the size that the kernel has? Threads that cannot be told apart are not sent back
         for the size: who knows when to stop?"""
-        second_try = self._kernel.second_tries.is_second_try(thread, ino)
         linger_s = LINGER_S if thread else IN_FLIGHT_S
         with self._refusing(ino, thread, lasts_s=OPEN_WITHIN_S), self._kernel.arriving() as arrived_s:
+            second_try = self._kernel.second_tries.is_second_try(thread, ino)
 
             async def check() -> None:
                 if not second_try and self._kernel.may_be_outdated(ino, arrived_s, linger_s=linger_s):

@@ -12,8 +12,10 @@ Methods are for the trio thread and have no checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from s3vfs.namespace.rows import ROOT_INO
@@ -53,8 +55,9 @@ class SecondTries:
         self._lineage = lineage
         self._now_s = now_s
         self._walks: dict[int, _Walk] = {}
-        # Inodes that a walk was named, and until when the call that made it may come for them.
-        self._expected_s: dict[int, float] = {}
+        # By thread, inodes that its walk was named, and until when it may come for them; how often they are served.
+        self._expected_s: dict[tuple[int, int], float] = {}
+        self._serving: Counter[int] = Counter()
 
     def refused(self, thread: int, ino: int, *, lasts_s: float = OPEN_WITHIN_S) -> None:
         """`thread` is answered ESTALE about `ino`: a walk begins. Threads of another pid namespace are all 0 and cannot
@@ -108,28 +111,37 @@ class SecondTries:
         walk.passed.add(name[0])
         if ino:
             walk.passed.add(ino)
-            self._expected_s[ino] = walk.until_s
+            self._expected_s[thread, ino] = walk.until_s
 
     def ended(self, thread: int) -> None:
         """The look-up has failed: so does the call."""
         self._walks.pop(thread, None)
 
-    def expects(self, ino: int) -> bool:
-        """Whether a walk was just named this inode: the call that made it finds it, even if its last name has gone
-        since."""
-        until_s = self._expected_s.get(ino)
-        return until_s is not None and until_s > self._now_s()
+    @contextlib.contextmanager
+    def serving(self, thread: int, ino: int) -> Iterator[None]:
+        """Around a request of the thread about this inode, from its arrival on."""
+        if self._expected_s.get((thread, ino), -math.inf) <= self._now_s():
+            yield
+            return
+        self._serving[ino] += 1
+        try:
+            yield
+        finally:
+            self._serving[ino] -= 1
+            if not self._serving[ino]:
+                del self._serving[ino]
 
-    def arrived(self, ino: int) -> None:
-        """A request about the inode has come: if it was expected it stays so, however long its answer takes."""
-        if self.expects(ino):
-            self._expected_s[ino] = self._now_s() + OPEN_WITHIN_S
+    def expects(self, ino: int) -> bool:
+        """Whether somebody is just served who was named this inode by a walk: the call that made it finds it, even if
+        its last name has gone since, however long the answer takes. Nobody else, and no later call, does."""
+        return ino in self._serving
 
     def is_second_try(self, thread: int, ino: int) -> bool:
         """Whether the thread opens `ino` because, after an ESTALE, that was named to it (or, for a path without names
         like /proc/self/fd/3, because it has nothing else to ask for). True once for each ESTALE. To be asked when the
         request arrives: the kernel sends it right after that look-up, whatever the daemon then has to wait for."""
         walk = self._walks.pop(thread, None)
+        self._expected_s.pop((thread, ino), None)
         if walk is None or self._now_s() > walk.until_s:
             return False
         return ino == (walk.ino if walk.named is None else walk.named)

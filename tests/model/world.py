@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tests.model.side import Side
+from tests.model.side import USERS, Side
 
 _T = TypeVar("_T")
 
@@ -67,7 +67,7 @@ class World:
     def step(self, name: str, *arguments: object, user: int = 0) -> None:
         """Make one call on both. Raises Differs. A call that makes no sense now (an empty slot, a fifo to open) is
         none."""
-        if not self._sensible(name, arguments):
+        if not self._sensible(name, arguments) or self._takes_anothers_privileges(name, arguments, user):
             return
         self.history.append((name, arguments, user))
         if name == "switch":
@@ -119,6 +119,26 @@ class World:
             # Where a directory's end is, and what else a position in it may mean, is each file system's own.
             return "seek" not in name or stat.S_ISREG(os.fstat(handles[0].fd).st_mode)  # type: ignore[union-attr]
         return True
+
+    def _takes_anothers_privileges(self, name: str, arguments: Sequence[object], user: int) -> bool:
+        """chown(2) to nobody in particular, of another's file with setuid or setgid: EPERM on a local file system. Here
+        the kernel sends what it also sends before a write, which takes them away (docs/semantics.md)."""
+        if not user or name not in ("chown", "fchown"):
+            return False
+        try:
+            if name == "chown":
+                path, *owners, follow = arguments
+                status = os.stat(self.local.path(str(path)), follow_symlinks=bool(follow))
+            else:
+                slot, *owners = arguments
+                status = os.fstat(self.local.fd(slot))  # type: ignore[arg-type]
+        except OSError:
+            return False
+        return (
+            owners == [-1, -1]
+            and status.st_uid != USERS[user][0]
+            and bool(status.st_mode & (stat.S_ISUID | stat.S_ISGID))
+        )
 
     def _exact(self, name: str, arguments: Sequence[object]) -> bool:
         if name == "open":
