@@ -43,7 +43,7 @@ from s3vfs.session.unwrapping import single_error
 from tests.acceptance.fsck import check_object, check_rows
 from tests.simulation.client import Client, Life
 from tests.simulation.history import History, _first_violation, make_deterministic
-from tests.simulation.logs import Ledger, Logger
+from tests.simulation.logs import LineLedger, Logger
 from tests.simulation.losses import Losses, Promise, Standing, check_promises
 from tests.simulation.oracle import Witness, replay
 from tests.simulation.weather import CALM, OUTAGE
@@ -121,7 +121,7 @@ class WholeHistory(History):
         self._losses = {client.name: Losses(client.folder / "spill") for client in self._clients}
         self._standing = {client.name: Standing(world, client) for client in self._clients}
         self._promises: list[Promise] = []
-        self._ledger = Ledger()
+        self._lines = LineLedger()
         for client in self._clients:
             self._with_late_puts(client)
             # Commits are in doubt now and then.
@@ -179,7 +179,7 @@ class WholeHistory(History):
 
     def check_promises(self) -> None:
         check_promises(self._world, replay(self._world), self._clients, self._promises, self._losses)
-        self._ledger.check(self._world, self._clients, self._losses)
+        self._lines.check(self._world, self._clients, self._losses)
 
     async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:
         def part(name: str) -> tuple[World, Life, Filesystem, random.Random, Figures]:
@@ -201,7 +201,7 @@ class WholeHistory(History):
                 await auditor.audit(file)
             return
         names = [other.name for other in self._clients]
-        logger = Logger(*part("logger"), ledger=self._ledger, name=client.name, names=names)
+        logger = Logger(*part("logger"), ledger=self._lines, name=client.name, names=names)
         programs = (
             partial(owner.run, steps * STEPS // 12),
             partial(Sharer(*part("sharer"), client.name).run, steps),
