@@ -96,7 +96,7 @@ class Logger(Program):
             except SessionError:
                 raise
             except S3vfsError as error:
-                if not self._world.taken[self._life.session.sid]:
+                if not self._may_have_lost():
                     raise Violation(f"{self._life.name}: logging: {error!r}") from error
                 self._count["losses reported"] += 1
 

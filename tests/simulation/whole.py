@@ -231,7 +231,7 @@ class WholeHistory(History):
             except SessionError:
                 raise
             except S3vfsError:  # once more (R10)
-                if not self._world.taken[life.session.sid]:
+                if life.session.resumed and not self._world.taken[life.session.sid]:
                     raise
                 return
 
