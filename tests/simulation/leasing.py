@@ -19,10 +19,8 @@ import itertools
 import random
 import stat
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +32,7 @@ from s3vfs.namespace.ops import NumberedOp, encode_op
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.verdict import COVERED, Context, Verdict
 from s3vfs.replica.overlay import Overlay
+from tests.simulation.command import run_command
 from tests.simulation.mutants import Mutant
 from tests.simulation.world import Violation
 
@@ -571,33 +570,10 @@ LEASE_MUTANTS = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", required=True, help="one seed, or FIRST-LAST")
-    parser.add_argument("--trace", action="store_true", help="print what happened, in the order of mock time")
-    parser.add_argument("--mutant", choices=LEASE_MUTANTS, help="break a rule on purpose: histories should fail")
-    arguments = parser.parse_args()
-    mutant = LEASE_MUTANTS.get(arguments.mutant)
-    first, _, last = arguments.seeds.partition("-")
-    failed, totals, began = [], Counter[str](), time.process_time()
-    seeds = range(int(first), int(last or first) + 1)
-    for seed in seeds:
-        trace: list[str] = []
-        try:
-            with mutant.active() if mutant else nullcontext():
-                world = run_leasing(seed, keep_trace=arguments.trace)
-            totals.update(world.count)
-            trace = world.trace
-        except Violation as error:
-            trace = getattr(error, "trace", [])
-            failed.append(seed)
-            print(f"seed {seed}: {error}")
-        if arguments.trace:
-            print("\n".join(trace))
-    print("in all:", dict(totals))
-    print(f"{len(seeds)} histories in {time.process_time() - began:.1f} s of CPU, {len(failed)} failed: {failed}")
-    return 1 if failed else 0
+def _history(seed: int, arguments: argparse.Namespace) -> tuple[Counter[str], list[str]]:
+    world = run_leasing(seed, keep_trace=arguments.trace)
+    return world.count, world.trace
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("tests.simulation.leasing", __doc__, LEASE_MUTANTS, _history))

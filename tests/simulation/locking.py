@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import random
 import sys
-import time
-import traceback
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +31,7 @@ from s3vfs.namespace.limits import INTEGER_MAX
 from s3vfs.namespace.ops import Evict, Unlock, decode_op
 from s3vfs.namespace.rows import ROOT_INO, Rows
 from tests.simulation.client import Client, Life
+from tests.simulation.command import run_command
 from tests.simulation.mutants import Mutant
 from tests.simulation.weather import CALM
 from tests.simulation.whole import WholeHistory, run_whole
@@ -327,36 +324,10 @@ def run_locking(seed: int, *, keep_trace: bool = False) -> tuple[Figures, list[s
     return run_whole(seed, keep_trace=keep_trace, kind=LockHistory)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", required=True, help="one seed, or FIRST-LAST")
-    parser.add_argument("--trace", action="store_true", help="print what happened, in the order of mock time")
-    parser.add_argument("--mutant", choices=LOCK_MUTANTS, help="break a rule on purpose: histories should fail")
-    parser.add_argument("--verbose", action="store_true", help="log")
-    arguments = parser.parse_args()
-    mutant = LOCK_MUTANTS.get(arguments.mutant)
-    first, _, last = arguments.seeds.partition("-")
-    if not arguments.verbose:
-        logging.disable(logging.CRITICAL)
-    failed, totals, began = [], Counter[str](), time.process_time()
-    seeds = range(int(first), int(last or first) + 1)
-    for seed in seeds:
-        trace: list[str] = []
-        try:
-            with mutant.active() if mutant else nullcontext():
-                figures, trace = run_locking(seed, keep_trace=arguments.trace)
-            totals.update(figures.count)
-        except Exception as error:
-            trace = getattr(error, "trace", [])
-            failed.append(seed)
-            traceback.print_exc(limit=None if mutant is None else 0)
-            print(f"seed {seed} failed; again: python -m tests.simulation.locking --seeds {seed} --trace")
-        if arguments.trace:
-            print("\n".join(trace))
-    print("in all:", dict(totals))
-    print(f"{len(seeds)} histories in {time.process_time() - began:.1f} s of CPU, {len(failed)} failed: {failed}")
-    return 1 if failed else 0
+def _history(seed: int, arguments: argparse.Namespace) -> tuple[Counter[str], list[str]]:
+    figures, trace = run_locking(seed, keep_trace=arguments.trace)
+    return figures.count, trace
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("tests.simulation.locking", __doc__, LOCK_MUTANTS, _history))

@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass
-class Ledger:
+class LineLedger:
     lines: list[Line] = field(default_factory=list)
 
     def check(self, world: World, clients: list[Client], losses: dict[str, Losses]) -> None:
@@ -77,7 +77,7 @@ def _lines(world: World, log: bytes) -> list[bytes]:
 class Logger(Program):
     """Mostly in a log of its own, now and then in another client's."""
 
-    def __init__(self, *common: object, ledger: Ledger, name: str, names: list[str]) -> None:
+    def __init__(self, *common: object, ledger: LineLedger, name: str, names: list[str]) -> None:
         super().__init__(*common)  # type: ignore[arg-type]
         self._ledger = ledger
         self._name = name
@@ -96,7 +96,7 @@ class Logger(Program):
             except SessionError:
                 raise
             except S3vfsError as error:
-                if not self._world.taken[self._life.session.sid]:
+                if not self._may_have_lost():
                     raise Violation(f"{self._life.name}: logging: {error!r}") from error
                 self._count["losses reported"] += 1
 

@@ -10,16 +10,12 @@ sender has given up. `losses` says what may then leave the tree.
 from __future__ import annotations
 
 import argparse
-import logging
 import random
 import shutil
 import sys
 import tempfile
-import time
-import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,8 +38,9 @@ from s3vfs.session.spill import Spill
 from s3vfs.session.unwrapping import single_error
 from tests.acceptance.fsck import check_object, check_rows
 from tests.simulation.client import Client, Life
+from tests.simulation.command import run_command
 from tests.simulation.history import History, _first_violation, make_deterministic
-from tests.simulation.logs import Ledger, Logger
+from tests.simulation.logs import LineLedger, Logger
 from tests.simulation.losses import Losses, Promise, Standing, check_promises
 from tests.simulation.oracle import Witness, replay
 from tests.simulation.weather import CALM, OUTAGE
@@ -121,7 +118,7 @@ class WholeHistory(History):
         self._losses = {client.name: Losses(client.folder / "spill") for client in self._clients}
         self._standing = {client.name: Standing(world, client) for client in self._clients}
         self._promises: list[Promise] = []
-        self._ledger = Ledger()
+        self._lines = LineLedger()
         for client in self._clients:
             self._with_late_puts(client)
             # Commits are in doubt now and then.
@@ -179,7 +176,7 @@ class WholeHistory(History):
 
     def check_promises(self) -> None:
         check_promises(self._world, replay(self._world), self._clients, self._promises, self._losses)
-        self._ledger.check(self._world, self._clients, self._losses)
+        self._lines.check(self._world, self._clients, self._losses)
 
     async def _day(self, client: Client, steps: int, life: Life, filesystem: Filesystem) -> None:
         def part(name: str) -> tuple[World, Life, Filesystem, random.Random, Figures]:
@@ -201,7 +198,7 @@ class WholeHistory(History):
                 await auditor.audit(file)
             return
         names = [other.name for other in self._clients]
-        logger = Logger(*part("logger"), ledger=self._ledger, name=client.name, names=names)
+        logger = Logger(*part("logger"), ledger=self._lines, name=client.name, names=names)
         programs = (
             partial(owner.run, steps * STEPS // 12),
             partial(Sharer(*part("sharer"), client.name).run, steps),
@@ -231,7 +228,7 @@ class WholeHistory(History):
             except SessionError:
                 raise
             except S3vfsError:  # once more (R10)
-                if not self._world.taken[life.session.sid]:
+                if life.session.resumed and not self._world.taken[life.session.sid]:
                     raise
                 return
 
@@ -370,36 +367,11 @@ def run_whole(
         shutil.rmtree(root)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", required=True, help="one seed, or FIRST-LAST")
-    parser.add_argument("--trace", action="store_true", help="print what happened, in the order of mock time")
-    parser.add_argument("--mutant", choices=WHOLE_MUTANTS, help="break a rule on purpose: histories should fail")
-    parser.add_argument("--no-leases", action="store_true", help="clients that ask for no lease")
-    parser.add_argument("--verbose", action="store_true", help="log and one line of figures for each history")
-    arguments = parser.parse_args()
-    mutant = WHOLE_MUTANTS.get(arguments.mutant)
-    first, _, last = arguments.seeds.partition("-")
-    if not arguments.verbose:
-        logging.disable(logging.CRITICAL)
-    seeds = range(int(first), int(last or first) + 1)
-    failed, totals, began = [], Counter[str](), time.process_time()
-    for seed in seeds:
-        try:
-            with mutant.active() if mutant else nullcontext():
-                figures, trace = run_whole(seed, leases=not arguments.no_leases, keep_trace=arguments.trace)
-            totals.update(figures.count)
-        except Exception as error:
-            trace = getattr(error, "trace", [])
-            failed.append(seed)
-            traceback.print_exc(limit=None if mutant is None else 0)
-            print(f"seed {seed} failed; again: python -m tests.simulation.whole --seeds {seed} --trace")
-        if arguments.trace:
-            print("\n".join(trace))
-    print("in all:", dict(totals))
-    print(f"{len(seeds)} histories in {time.process_time() - began:.1f} s of CPU, {len(failed)} failed: {failed}")
-    return 1 if failed else 0
+def _history(seed: int, arguments: argparse.Namespace) -> tuple[Counter[str], list[str]]:
+    figures, trace = run_whole(seed, leases=not arguments.no_leases, keep_trace=arguments.trace)
+    return figures.count, trace
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    flags = {"--no-leases": "clients that ask for no lease"}
+    sys.exit(run_command("tests.simulation.whole", __doc__, WHOLE_MUTANTS, _history, flags))
