@@ -278,8 +278,9 @@ class Contents:
         self._upkeep.check()
         if not length:
             return 0
-        await self._room.admit(length, self._upkeep.hurry)
-        self._upkeep.check()
+        if not self._room.admit_at_once(length):
+            await self._room.admit(length, self._upkeep.hurry)
+            self._upkeep.check()
         file = self._writable(ino)
         working = file.working
         now_s = trio.current_time()

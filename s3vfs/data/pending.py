@@ -48,8 +48,8 @@ class Pending:
     ctime_ns: int = 0
 
     def __bool__(self) -> bool:
-        times = self.mtime_ns is not None or self.atime_ns is not None
-        return bool(self.dirty) or bool(self.holes) or self.low is not None or times
+        bytes_changed = self.dirty.total_bytes or self.holes.total_bytes or self.low is not None
+        return bool(bytes_changed) or self.mtime_ns is not None or self.atime_ns is not None
 
     @property
     def cuts(self) -> bool:

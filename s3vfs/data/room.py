@@ -59,9 +59,15 @@ class Room:
         state = os.statvfs(self._folder)
         return state.f_bavail * state.f_frsize < self._limits.reserve_bytes + margin_bytes or self.full(0)
 
+    def admit_at_once(self, length: int) -> bool:
+        """Whether there is room for `length` bytes, which are to be written then."""
+        if self.full(length):
+            return False
+        self._estimate += length
+        return True
+
     async def admit(self, length: int, hurry: Callable[[], None]) -> None:
-        """Returns when there is room for `length` bytes; calls `hurry` while there is none. No checkpoint when there
-        is."""
+        """Returns when there is room for `length` bytes; calls `hurry` while there is none."""
         self.waiting += 1
         try:
             while self.full(length):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.replica.protocol import Row
@@ -17,32 +17,33 @@ class Layer:
 
     Keys are kept sorted within their first byte: new inodes then append to their lists, where one list for all would
     move most of 50,000 keys at each insertion.
+
+    `rows` has what stands here: (value, serial) by key; a key that it lacks shows the base's row. It is changed through
+    the methods only.
     """
 
-    __slots__ = ("_keys", "_values", "get")
+    __slots__ = ("_keys", "rows")
 
     def __init__(self) -> None:
-        self._values: dict[bytes, tuple[bytes | None, int]] = {}
+        self.rows: dict[bytes, tuple[bytes | None, int]] = {}
         self._keys: dict[int, list[bytes]] = {}
-        # Of a key: (value, serial), or None where the base's row shows.
-        self.get: Callable[[bytes], tuple[bytes | None, int] | None] = self._values.get
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.rows)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._values
+        return key in self.rows
 
     def set(self, key: bytes, value: bytes | None, serial: int) -> None:
-        if key not in self._values:
+        if key not in self.rows:
             insort(self._keys.setdefault(key[0], []), key)
-        self._values[key] = (value, serial)
+        self.rows[key] = (value, serial)
 
     def remove(self, keys: Iterable[bytes]) -> None:
         """Let the base's rows show again; keys that are not in the layer are passed over."""
         removed: dict[int, list[bytes]] = {}
         for key in keys:
-            if self._values.pop(key, None) is not None:
+            if self.rows.pop(key, None) is not None:
                 removed.setdefault(key[0], []).append(key)
         for tag, gone in removed.items():
             ordered = self._keys[tag]
@@ -50,10 +51,10 @@ class Layer:
                 for key in gone:
                     del ordered[bisect_left(ordered, key)]
             else:
-                self._keys[tag] = [key for key in ordered if key in self._values]
+                self._keys[tag] = [key for key in ordered if key in self.rows]
 
     def values(self) -> dict[bytes, bytes | None]:
-        return {key: value for key, (value, _) in self._values.items()}
+        return {key: value for key, (value, _) in self.rows.items()}
 
     def keys_between(self, first: bytes, end: bytes) -> list[bytes]:
         """Keys of the layer with first <= key < end, in order."""
@@ -77,7 +78,7 @@ class LayeredView:
     def __init__(self, base: ReadTransaction, layer: Layer) -> None:
         self._base = base
         self._layer = layer
-        self._get = layer.get
+        self._get = layer.rows.get
 
     def get(self, key: bytes) -> bytes | None:
         found = self._get(key)
@@ -106,5 +107,5 @@ class LayeredView:
 
     def _row(self, key: bytes) -> tuple[Row, ...]:
         """The layer's row, or nothing where it deletes one."""
-        found = self._layer.get(key)
+        found = self._get(key)
         return () if found is None or found[0] is None else ((key, found[0]),)

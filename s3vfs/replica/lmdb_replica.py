@@ -61,6 +61,17 @@ _encode_meta = msgspec.msgpack.Encoder().encode
 _decode_meta = msgspec.msgpack.Decoder(_Meta).decode
 
 
+_forks = 0  # how many forks have led to this process since the module was loaded
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class LmdbReader:
     """ReadTransaction over one LMDB transaction. Keys and values are copies."""
 
@@ -138,7 +149,7 @@ class LmdbReplica:
         self._path = path
         self._volume = volume
         self._boot_id = boot_id
-        self._pid = os.getpid()
+        self._forks = _forks
         self._closed = False
         self.low_on_disk = False
         self._environment, self.rebuilt_why = open_environment(path, volume=volume, boot_id=boot_id)
@@ -187,7 +198,7 @@ class LmdbReplica:
         return self._position
 
     def _usable(self) -> lmdb.Environment:
-        if os.getpid() != self._pid:
+        if self._forks != _forks:
             raise RuntimeError("a replica was carried through fork")
         if self._closed:
             raise S3vfsError("the replica is closed")

@@ -123,7 +123,7 @@ class Overlay:
 
     def view(self, base: ReadTransaction) -> ReadTransaction:
         """Base with all queued ops applied. Valid until the next call of any other method."""
-        return LayeredView(base, self._layer) if len(self._layer) else base
+        return LayeredView(base, self._layer) if self._layer.rows else base
 
     def acknowledge(
         self, base: ReadTransaction, numbered: ops.NumberedOp, context: Context, *, rivals: bool = True
@@ -167,7 +167,7 @@ class Overlay:
     def _untouched(self, ino: int) -> Pending | None:
         """The queued CREATE of an inode, if no other queued op has changed its row."""
         pending = self._creates.get(ino)
-        found = None if pending is None else self._layer.get(inode_key(ino))
+        found = None if pending is None else self._layer.rows.get(inode_key(ino))
         return pending if pending is not None and found is not None and found[1] == pending.serial else None
 
     def fold(self, folded: Folded) -> None:
@@ -261,7 +261,7 @@ class Overlay:
                 self._more_inodes -= pending.more_inodes
             if staying:
                 written = {key for pending in leaving for key in pending.writes}
-                self._layer.remove([key for key in written if (self._layer.get(key) or (None, 0))[1] <= newest])
+                self._layer.remove([key for key in written if (self._layer.rows.get(key) or (None, 0))[1] <= newest])
             else:
                 self._layer = Layer()
             self._stay(staying)
@@ -279,11 +279,11 @@ class Overlay:
         sid = self._queue[0].context.sid
         rows, key = Rows(base), session_key(sid)
         self._remember(base, sid)
-        own = self._layer.get(key)
+        own = self._layer.rows.get(key)
         if own is not None and own[0] is not None and self._session is not None:
             blocks = _decode_session(own[0]).blocks
             self._layer.set(key, encode_row(replace(self._session, blocks=blocks)), own[1])
-        counted = self._layer.get(USAGE_KEY)
+        counted = self._layer.rows.get(USAGE_KEY)
         if counted is not None:
             usage = rows.usage()
             total = Usage(usage.bytes + self._more_bytes, usage.inodes + self._more_inodes)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from s3vfs.errors import PosixError, StoreUnreachable
-from s3vfs.filesystem import Caller, NewAttributes
+from s3vfs.filesystem import Caller, LockKind, NewAttributes
 from s3vfs.namespace.rows import ROOT_INO
 from tests.filesystem.test_names import FILE, ROOT, SOMEONE, Refused
 from tests.filesystem.volume import Client, run
@@ -31,6 +31,44 @@ def test_an_unlinked_open_file_is_held_until_its_last_close(tmp_path: Path) -> N
             await fs.getattr(found.ino)
         with Refused(errno.ESTALE):
             await fs.open(found.ino, os.O_RDONLY, ROOT)
+
+    run(tmp_path, test)
+
+
+def test_closes_that_have_something_to_wait_for_do_nothing_at_once(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        fs = client.fs
+        handle, found = await fs.create(ROOT_INO, b"f", 0o644, os.O_RDWR, ROOT)
+        await fs.write(handle, 0, b"abc")
+        assert not fs.flush_at_once(handle, 1)
+        assert not fs.release_at_once(handle, 1)
+        assert fs.is_open(found.ino)
+        await fs.flush(handle, 1)
+        await fs.lock(handle, 1, 0, 5, LockKind.EXCLUSIVE, flock=False, wait=False, pid=1)
+        assert not fs.flush_at_once(handle, 1)  # it takes the lock away
+        assert fs.flush_at_once(handle, 2)
+        assert not fs.release_at_once(handle, 1)
+        await fs.flush(handle, 1)
+        await fs.lock(handle, 3, 0, 0, LockKind.SHARED, flock=True, wait=False, pid=1)
+        assert not fs.release_at_once(handle, 3, flock=True)
+        await fs.release(handle, 3, flock=True)
+        assert not fs.is_open(found.ino)
+
+    run(tmp_path, test)
+
+
+def test_closes_of_clean_files_are_done_at_once(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        fs = client.fs
+        handle, found = await fs.create(ROOT_INO, b"f", 0o644, os.O_RDWR, ROOT)
+        assert fs.flush_at_once(handle, 1)
+        await fs.unlink(ROOT_INO, b"f", ROOT)
+        assert client.holders(found.ino) == [client.session.sid]
+        assert fs.release_at_once(handle, 1)
+        assert not fs.is_open(found.ino)
+        with Refused(errno.EBADF):
+            fs.release_at_once(handle, 1)
+        await client.until(lambda: not client.holders(found.ino))
 
     run(tmp_path, test)
 
