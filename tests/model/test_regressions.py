@@ -130,3 +130,18 @@ def test_what_one_mount_has_written_the_other_maps_and_copies(new_world: WorldMa
             ("pread", (0, 0, 100_000), 0),
         ]
     )
+
+
+def test_what_is_written_to_a_file_without_a_name_is_not_looked_for_on_the_other_mount(new_world: WorldMaker) -> None:
+    """It stays where it was written (docs/semantics.md), also when that mount closes the file before the other asks."""
+    new_world().replay(
+        [
+            ("open", (0, "a", RDWR_CREATE, 0o644), 0),
+            ("write", (0, (100, 3)), 0),
+            ("switch", (False,), 0),
+            ("open", (1, "a", RDWR_CREATE, 0o644), 0),
+            ("unlink", ("a",), 0),
+            ("write", (1, (6_500, 5)), 0),
+            ("close", (1,), 0),
+        ]
+    )

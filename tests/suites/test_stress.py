@@ -23,15 +23,14 @@ ROUND_S = 240
 # Instead of the gigabyte that some stressors take by default.
 SMALLER = ("fallocate", "hdd", "iomix", "sync-file")
 SMALLER_BYTES = "16m"
-# These do not count their rounds while they run, so they run for this long.
+# These do not count their rounds while they run, and sleep until their time is over: they run for this long.
 UNCOUNTED = ("fpunch",)
 UNCOUNTED_S = 20
 
-# The last three are a matter of speed: every change of a name or an attribute is a record of its own.
+# The last two are a matter of speed: every change of a name or an attribute is a record of its own.
 KNOWN = (
     Known("fiemap", "the kernel has no FS_IOC_FIEMAP for FUSE file systems; SEEK_DATA and SEEK_HOLE tell the same"),
     Known("xattr", "a round sets 4,096 attributes of one file; a local file is full after some dozens", exact=False),
-    Known("fpunch", "a round punches a file byte range by byte range, each a request of its own", exact=False),
     Known("filename|link|symlink", "a round makes thousands of names", exact=False),
 )
 
