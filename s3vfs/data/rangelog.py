@@ -113,7 +113,13 @@ class RangeLog:
     def start(self, base_version: int, pending: Pending) -> None:
         """Begin a new log that holds `pending`, in the place of the one that is there. Atomic: old or new."""
         self._last = None
-        if self._fd >= 0 and not pending and self.backed is None:
+        if self._fd >= 0 and not pending and self.backed is not None:
+            # In place: renaming over a log would have some file systems write it to disk at once.
+            os.pwrite(self._fd, self._header(base_version) + _sealed(self.backed), 0)
+            self._at = HEADER_BYTES + ENTRY_BYTES
+            os.ftruncate(self._fd, self._at)
+            return
+        if self._fd >= 0 and not pending:
             os.ftruncate(self._fd, HEADER_BYTES)
             os.pwrite(self._fd, self._header(base_version), 0)
             self._at = HEADER_BYTES

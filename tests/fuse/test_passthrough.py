@@ -154,8 +154,9 @@ def test_sizes_that_others_set_are_those_of_lent_files(two_mounts: tuple[Mount, 
         os.close(old)
 
 
-def test_every_kind_of_open_joins_a_lent_file(two_mounts: tuple[Mount, Mount], data: bytes) -> None:
-    here, there = two_mounts
+@pytest.mark.parametrize("io", ["auto", "passthrough"])
+def test_every_kind_of_open_joins_a_lent_file(volume: Volume, data: bytes, io: str) -> None:
+    here, there = (volume.mount("--freshness", "0", "--io", io) for _ in range(2))
     (there.path / "file").write_bytes(data)
     reader = lent_reader(here, "file", data)
     path = here.path / "file"
@@ -478,6 +479,18 @@ def test_an_unlinked_file_goes_on(two_mounts: tuple[Mount, Mount]) -> None:
     assert not list(there.path.iterdir())
     os.close(descriptor)
     eventually(lambda: not working_files(here))
+
+
+def test_by_default_a_writer_who_is_alone_goes_through_the_daemon(volume: Volume, data: bytes) -> None:
+    mount, there = (volume.mount("--freshness", "0", "--io", "auto") for _ in range(2))
+    (there.path / "file").write_bytes(data)
+    os.close(lent_reader(mount, "file", data))
+    with open(mount.path / "file", "r+b") as out:
+        figures = lent(mount)
+        assert (figures["handles"], figures["write_opens"]) == (0, 0)
+        assert not working_files(mount)
+        out.write(b"daemon")
+    assert whole(mount.path / "file") == whole(there.path / "file") == b"daemon" + data[6:]
 
 
 @pytest.mark.parametrize("io", ["python", "front"])
