@@ -61,7 +61,7 @@ class World:
         self._times: dict[str, tuple[int, os.stat_result, os.stat_result]] = {}
         # Inodes (local numbers) whose times a mapping may move, or not, at a time of its choosing.
         self._mapped: set[int] = set()
-        # Inodes without a name that were used on one mount while they were open on another one, too.
+        # Inodes without a name that were open on several mounts.
         self._apart: set[int] = set()
 
     # -- one step -----------------------------------------------------------------------------------------------------
@@ -81,12 +81,12 @@ class World:
         exact = not user and self._exact(name, arguments)  # others' rights are checked by cached attributes
         if self._unsettled and not exact and name not in _READING | _BY_HANDLE:
             self.settle()
-        if name in _BY_HANDLE:
-            self._note_apart(arguments[2 if name == "copy_range" else 0])
         if name == "map_write":
             self._mapped.add(os.fstat(self.local.fd(arguments[0])).st_ino)  # type: ignore[arg-type]
         want = self.local.call(name, arguments, user)
         got = self.ours.call(name, arguments, user)
+        if name not in _READING:
+            self._note_apart()
         if self._unsettled and got != want and name in _READING:
             got = self._until(lambda: self.ours.call(name, arguments, user), want)
         if got != want:
@@ -163,28 +163,21 @@ class World:
         if settle:
             self.settle()
 
-    def _note_apart(self, slot: object) -> None:
-        """What the call that follows may write may stay on its mount, even when that closes the file first."""
-        handle = self.local.handle(slot)  # type: ignore[arg-type]
-        if handle is None:
-            return
-        status = os.fstat(handle.fd)
-        if not status.st_nlink and any(
-            os.path.sameopenfile(handle.fd, other.fd)
-            for (mount, _), other in self.local.handles.items()
-            if mount != self.local.mount
-        ):
-            self._apart.add(status.st_ino)
+    def _note_apart(self) -> None:
+        """Files without a name that this mount and another one have open: what was not published of them, or will be
+        written to them, may stay here, even where this mount closes them first."""
+        mounts: dict[int, set[int]] = {}
+        for (mount, _), handle in self.local.handles.items():
+            status = os.fstat(handle.fd)
+            if not status.st_nlink:
+                mounts.setdefault(status.st_ino, set()).add(mount)
+        self._apart.update(ino for ino, found in mounts.items() if self.local.mount in found and len(found) > 1)
 
     def _close_orphans_of_both(self) -> None:
         """What is written to a file without a name stays on the mount where it is open: to another mount that has it
         open too, or had then, nothing is promised."""
-        opened: dict[int, set[int]] = {}
-        for (mount, _), handle in self.local.handles.items():
-            opened.setdefault(os.fstat(handle.fd).st_ino, set()).add(mount)
         for key, handle in list(self.local.handles.items()):
-            status = os.fstat(handle.fd)
-            if not status.st_nlink and (len(opened[status.st_ino]) > 1 or status.st_ino in self._apart):
+            if os.fstat(handle.fd).st_ino in self._apart:
                 for side in (self.local, self.ours):
                     os.close(side.handles.pop(key).fd)
 
