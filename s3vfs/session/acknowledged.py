@@ -285,6 +285,7 @@ class Acknowledged:
         before = await self._environment.run(carried, self._folder)
         self._closes.update(before.closes)
         self._lost_inos.update(before.lost)
+        self.last_ino = max(before.lost, default=0)
         landed = dict(former)
         seen: set[tuple[LeaseId | None, AnyOp]] = set()  # a part may have been copied when its reader was killed
         for _, part in found:

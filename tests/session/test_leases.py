@@ -319,6 +319,7 @@ def test_what_was_lost_is_remembered_until_the_data_room_has_seen_to_it(tmp_path
             with suppress(Killed):
                 async with client.mount(LEASED) as one:
                     assert one.lost(inos[0]) is not None
+                    assert create(one, b"another").ino > inos[0]
                     lease, ours = one.closed_under(inos[1])
                     assert lease is not None
                     assert not ours
