@@ -199,7 +199,8 @@ class Contents:
         size = working.size_over(inode.size)
         mtime_ns, atime_ns, ctime_ns = inode.mtime_ns, inode.atime_ns, inode.ctime_ns
         for layer in (working.captured, working.pending):
-            if layer is not None:
+            if layer:
+                ctime_ns = max(ctime_ns, inode.ctime_ns + 1)  # as `apply` will have it
                 mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
                 atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
                 ctime_ns = max(ctime_ns, layer.ctime_ns)
@@ -253,7 +254,9 @@ class Contents:
     def carries_ctime(self, ino: int) -> bool:
         """Whether the file has unpublished bytes, none of them on their way: the op that publishes them sets ctime."""
         file = self._files.get(ino)
-        return file is not None and bool(file.working.pending.dirty) and file.working.captured is None
+        if file is None or file.working.backed is not None:  # what a kernel writes is not known yet
+            return False
+        return bool(file.working.pending.dirty) and file.working.captured is None
 
     def changed(self, ino: int, time_ns: int) -> None:
         """The inode's attributes changed at that time: the op that publishes the bytes will say so."""

@@ -96,8 +96,8 @@ def _fenced_mounts_go_on() -> Sequence[tuple[Any, str, Any]]:
 def _acknowledged_in_base() -> Sequence[tuple[Any, str, Any]]:
     genuine = Acknowledged._take
 
-    def take(self: Acknowledged, txn: Any, numbered: Any) -> Verdict | None:
-        verdict = genuine(self, txn, numbered)
+    def take(self: Acknowledged, txn: Any, numbered: Any, **more: Any) -> Verdict | None:
+        verdict = genuine(self, txn, numbered, **more)
         with self._base.replica.read() as base:
             context = Context(self._base.applied_seq, 0, self._base.sid, self._base.incarnation)
             apply.apply_op(base, numbered, context)  # type: ignore[arg-type]
