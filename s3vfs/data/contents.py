@@ -167,14 +167,14 @@ class Contents:
         file = self._files.get(ino)
         if file is None or file.working.backed is None:
             return 0
-        await self._lending.harvest(file)
+        await self._upkeep.images.harvest(file)
         return file.working.backed.found if file.working.backed is not None else 0
 
     async def catch_up(self, ino: int) -> None:
         """Returns when what readers have been lent has what others have written. Raises what fetching raises."""
         file = self._files.get(ino)
         if file is not None and file.working.backed is not None and file.working.backed.reading:
-            await self._lending.catch_up(file)
+            await self._upkeep.images.catch_up(file)
 
     def unseen_writers(self, ino: int) -> frozenset[int]:
         """The users, but root, who may be writing to the file without the daemon."""
@@ -343,7 +343,7 @@ class Contents:
         """The file becomes so long: where its data have ended until now cannot be told afterwards."""
         working = file.working
         if working.backed is not None and working.status().st_size < size:
-            await self._lending.harvest(file)
+            await self._upkeep.images.harvest(file)
 
     async def clone(self, source: int, source_offset: int, ino: int, offset: int, length: int) -> int:
         """See `Cloner.clone`; both inodes are open."""

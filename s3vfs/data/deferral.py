@@ -159,7 +159,7 @@ class Deferral:
         return bool(self._due) and self._nursery is not None
 
     async def gather(self) -> set[LeaseId]:
-        """See `session.pipeline.Companion`."""
+        """See `session.batches.Companion`."""
         if self._nursery is None:
             return {close.lease for close in self._due.values() if close.file.working.dirty}
         due, self._due = self._due, {}

@@ -10,7 +10,7 @@ lock or a stat that includes them is answered. Old handles see them then, too: e
 (A new node id for new handles, as the namespace would allow, would split the kernel's pages, locks and attributes of
 one inode.)
 
-*What was written* is found at fsync, flush, release, and every now and then, by reading (`backed`).
+*What was written* is found at fsync, flush, release, and every now and then, by reading (`images`).
 
 *The end* (R14). Only when nobody here has it open, the kernel's number is withdrawn, our own descriptors are closed,
 and the kernel grants a read lease on the file, no writer can exist any more. Then it is read once more; what holds
@@ -22,25 +22,23 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import trio
-import xxhash
 
-from s3vfs.data.backed import NEVER, Backed, Seal, Sums, differing, load, scan
+from s3vfs.data.backed import NEVER, Backed, Seal, scan
 from s3vfs.data.cache import Cache, Claim
 from s3vfs.data.failures import again, local_disk
-from s3vfs.data.fetch import Fetcher
+from s3vfs.data.images import Images
 from s3vfs.data.layout import Part, file_entry
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.origin import Origin
 from s3vfs.data.protocol import MIB, DataSession, Lent, Limits, Passage, Sizes
-from s3vfs.data.punch import punch
 from s3vfs.data.ranges import RangeSet
 from s3vfs.data.room import Room
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.accounting import exceeds_quota
-from s3vfs.namespace.rows import Inode, Rows
+from s3vfs.namespace.rows import Rows
 
 _log = logging.getLogger(__name__)
 
@@ -59,37 +57,30 @@ _FIRST_PAUSE_S = 0.25
 # Reading large files through takes no more than a twentieth of the time.
 _SHARE = 20
 _LONGEST_PAUSE_S = 5.0
-# What local file systems have holes of.
-_BLOCK_BYTES = 4096
-# Versions that may overtake each other while a file follows them.
-_ATTEMPTS = 20
 
 
 class Lending:
-    """One for each `Contents`. `forget(file)`: nothing of the file is kept here any more. `wake()`: something is
-    dirty."""
+    """One for each `Contents`. `forget(file)`: nothing of the file is kept here any more."""
 
     def __init__(
         self,
         session: DataSession,
         cache: Cache,
-        fetcher: Fetcher,
+        images: Images,
         files: dict[int, OpenFile],
         room: Room,
         sizes: Sizes,
         limits: Limits,
         forget: Callable[[OpenFile], None],
-        wake: Callable[[], None],
     ) -> None:
         self._session = session
         self._cache = cache
-        self._fetcher = fetcher
+        self._images = images
         self._files = files
         self._room = room
         self._sizes = sizes
         self._limits = limits
         self._forget = forget
-        self._wake = wake
         self._work = trio.Event()
         self.passage: Passage | None = None
         self.read_opens = self.write_opens = 0
@@ -104,7 +95,7 @@ class Lending:
             if file.lost and file.failure is not None:
                 raise again(file.failure)
             if readable:
-                await self.catch_up(file)
+                await self._images.catch_up(file)
             async with file.storing:
                 backed = file.working.backed
                 if backed is not None and backed.stale and readable:
@@ -254,6 +245,12 @@ class Lending:
         backed = None if file is None else file.working.backed
         return frozenset() if backed is None else frozenset(backed.uids)
 
+    def outdated(self, file: OpenFile) -> None:
+        """The inode has another version than the file's."""
+        if file.working.backed is not None:
+            file.working.backed.stale = True
+            self._work.set()
+
     # -- cache files --------------------------------------------------------------------------------------------------
 
     async def _claim(self, file: OpenFile) -> None:
@@ -317,206 +314,6 @@ class Lending:
                 if part.unit is not None
             ]
         return origin, Claim(name, {sector: checksum for sector, (_, checksum) in sums.items()}), parts
-
-    # -- what was written ---------------------------------------------------------------------------------------------
-
-    async def harvest(self, file: OpenFile, *, quick: bool = False) -> None:
-        """Find what was written unseen: it is pending afterwards. `quick`: not where size and times are as before."""
-        backed = file.working.backed
-        if backed is not None and backed.writable and not file.lost:
-            async with file.storing:
-                if file.working.backed is backed and not file.lost:
-                    with local_disk():
-                        await self._harvest(file, backed, quick=quick)
-
-    async def harvest_to_spill(self, file: OpenFile) -> None:
-        """As `harvest`, by who has `storing`. What was published cannot be had any more, perhaps: then all that looks
-        changed counts."""
-        backed = file.working.backed
-        if backed is None or not backed.writable:
-            return
-        try:
-            await self._harvest(file, backed)
-        except S3vfsError as error:
-            _log.warning("inode %d: what was written is told from what was published by sectors: %s", file.ino, error)
-            backed.stale, backed.origin = False, Origin()
-            await self._harvest(file, backed)
-
-    async def _harvest(self, file: OpenFile, backed: Backed, *, quick: bool = False) -> None:
-        working = file.working
-        state = working.status()
-        seal = Seal.of(state)
-        if quick and seal == backed.seal:
-            return
-        seen, spans = await self._scan(file, state.st_size)
-        ranges, doubtful = self._sort(file, backed, seen, spans)
-        for sector in doubtful:
-            await self._compare(file, backed, sector, spans, ranges)
-        size = state.st_size
-        self._without_holes(file, ranges)
-        if ranges or (seal.size, seal.mtime_ns) != (backed.seal.size, backed.seal.mtime_ns):
-            working.found(ranges, size, *backed.times(state), trio.current_time())
-            self._wake()
-        backed.seal = seal
-        working.log.backed = seal
-
-    def _without_holes(self, file: OpenFile, ranges: RangeSet) -> None:
-        """Holes are told to the byte, but the local file system has them by blocks: zeros in the rest of a block, and
-        in what was punched, are no data."""
-        ranges.subtract(file.working.pending.dirty)
-        holes = file.working.pending.holes
-        rests = [piece for piece in ranges if piece[1] - piece[0] < _BLOCK_BYTES]
-        for start, end in rests + [piece for hole in holes for piece in ranges.within(*hole)]:
-            if not any(file.working.load(start, end - start)):
-                ranges.remove(start, end)
-
-    async def _scan(self, file: OpenFile, size: int) -> tuple[Sums, RangeSet]:
-        fd = file.working.open()
-        if size <= self._limits.inline_bytes:
-            return scan(fd, size, self._sizes.sector_bytes)
-        file.loading += 1
-        try:
-            return await self._session.environment.run(scan, fd, size, self._sizes.sector_bytes)
-        finally:
-            file.loading -= 1
-
-    def _sort(self, file: OpenFile, backed: Backed, seen: Sums, spans: RangeSet) -> tuple[RangeSet, list[int]]:
-        """The ranges that have changed, and the sectors of which that cannot be said without what was published."""
-        sector_bytes = self._sizes.sector_bytes
-        ranges, doubtful = RangeSet(), []
-        for sector in backed.unlike(seen):
-            start = sector * sector_bytes
-            end = start + seen[sector][0]
-            if file.working.pending.dirty.covers(start, end):
-                continue
-            if backed.origin.overlaps(start, end):
-                doubtful.append(sector)
-            else:
-                for first, last in spans.within(start, end):
-                    ranges.add(first, last)
-        return ranges, doubtful
-
-    async def _compare(self, file: OpenFile, backed: Backed, sector: int, spans: RangeSet, ranges: RangeSet) -> None:
-        """Add to `ranges` what of the sector is not as it was published."""
-        start = sector * self._sizes.sector_bytes
-        end = min(start + self._sizes.sector_bytes, file.working.status().st_size)
-        published = await self._published(backed.origin, start, end)
-        ours = memoryview(bytearray(end - start))
-        load(file.working.open(), start, ours)
-        fresh = RangeSet(spans.within(start, end))
-        changed = False
-        for piece in backed.origin.within(start, end):
-            fresh.remove(piece.start, piece.end)
-            part = slice(piece.start - start, piece.end - start)
-            for first, last in differing(ours[part], published[part]):
-                ranges.add(piece.start + first, piece.start + last)
-                changed = True
-        self._without_holes(file, fresh)
-        ranges.update(fresh)
-        if not (changed or fresh):
-            backed.sums[sector] = len(ours), xxhash.xxh3_64_digest(ours)
-
-    async def _published(self, origin: Origin, start: int, end: int) -> memoryview:
-        """The bytes of `origin`, from cache or bucket. Raises what fetching raises."""
-        target = memoryview(bytearray(end - start))
-        with self._session.view() as txn:
-            parts = list(origin.parts(Rows(txn), start, end, self._sizes.sector_bytes))
-        await self._fetch(parts, start, target)
-        return target
-
-    async def _fetch(self, parts: Sequence[Part], base: int, target: memoryview) -> None:
-        units = list(dict.fromkeys(part.unit for part in parts if part.unit is not None))
-        sectors = dict(zip(units, await self._fetcher.sectors(units), strict=True))
-        for part in parts:
-            if part.unit is not None:
-                place = target[part.start - base : part.end - base]
-                place[:] = memoryview(sectors[part.unit])[part.skip : part.skip + len(place)]
-
-    # -- what others have written -------------------------------------------------------------------------------------
-
-    def outdated(self, file: OpenFile) -> None:
-        """The inode has another version than the file's."""
-        if file.working.backed is not None:
-            file.working.backed.stale = True
-            self._work.set()
-
-    async def catch_up(self, file: OpenFile) -> None:
-        """Write what others have changed into a file that is lent; what was written here and is not published yet
-        stays. Raises what fetching raises."""
-        backed = file.working.backed
-        if backed is None or not backed.stale or file.lost:
-            return
-        async with file.publishing, file.storing:
-            if file.working.backed is backed and backed.stale:
-                with local_disk(), self._session.pin():
-                    await self._catch_up(file, backed)
-
-    async def _catch_up(self, file: OpenFile, backed: Backed) -> None:
-        if backed.writable:
-            await self._harvest(file, backed)
-        for _ in range(_ATTEMPTS):
-            with self._session.view() as txn:
-                rows = Rows(txn)
-                inode = rows.inode(file.ino)
-                if inode is None:
-                    return
-                origin = Origin.of(rows, file.ino, inode)
-            backed.stale = False
-            try:
-                await self._apply(file, origin.differences(backed.origin), origin)
-            except BaseException:
-                backed.stale = True
-                raise
-            self._adopt_version(file, backed, origin, inode)
-            if not backed.stale:
-                return
-
-    async def _apply(self, file: OpenFile, changed: RangeSet, origin: Origin) -> None:
-        """The bytes of `origin` where those have changed, and nothing here is unpublished."""
-        working = file.working
-        size = origin.size
-        for layer in (working.captured, working.pending):
-            if layer is not None:
-                changed.subtract(layer.dirty)
-                changed.subtract(layer.holes)
-                if layer.low is not None:
-                    changed.remove(layer.low, max(layer.low, changed.end))
-                size = layer.size_over(size)
-        fd = working.open()
-        if working.status().st_size != size:
-            os.ftruncate(fd, size)
-        changed.remove(size, max(size, changed.end))
-        step = self._limits.fetch_bytes
-        for start, end in changed:
-            if not origin.overlaps(start, end) and punch(fd, start, end - start):
-                continue
-            for at in range(start, end, step):
-                body = await self._published(origin, at, min(at + step, end))
-                await self._session.environment.run(working.store, at, body)
-
-    def _adopt_version(self, file: OpenFile, backed: Backed, origin: Origin, inode: Inode) -> None:
-        """The file is an image of `origin` now."""
-        working = file.working
-        changed = origin.differences(backed.origin)
-        for sector in list(backed.sums):
-            start = sector * self._sizes.sector_bytes
-            if changed.overlaps(start, start + self._sizes.sector_bytes):
-                del backed.sums[sector]
-        with self._session.view() as txn:
-            backed.sums.update(origin.own_sums(Rows(txn), self._sizes.sector_bytes))
-        backed.origin = origin
-        if not working.dirty:
-            state = working.status()
-            os.utime(working.path, ns=(state.st_atime_ns, inode.mtime_ns))
-            backed.chosen_ns = working.status().st_mtime_ns
-        backed.floor_ns = max(backed.floor_ns, inode.ctime_ns)
-        backed.seal = Seal.of(working.status())
-        working.base_version = origin.version
-        backed.pins.close()
-        if backed.writable:
-            if origin.pieces:
-                backed.pins.enter_context(self._session.pin())
-            working.mark_backed()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -696,7 +493,7 @@ class Lending:
         try:
             if not file.idle or file.orphan:
                 if now_s >= backed.look_at_s and not file.storing.locked():
-                    await self.harvest(file, quick=True)
+                    await self._images.harvest(file, quick=True)
                     took_s = trio.current_time() - now_s
                     backed.look_at_s = now_s + max(_LOOK_S, _SHARE * took_s)
                 return
@@ -704,7 +501,7 @@ class Lending:
                 return
             if now_s >= backed.look_at_s and not await self.settle(file):
                 # Somebody still writes, to mapped pages perhaps, of which no time tells.
-                await self.harvest(file)
+                await self._images.harvest(file)
         except (S3vfsError, OSError) as error:
             backed.look_at_s = now_s + _LONGEST_PAUSE_S
             _log.warning("inode %d: its local file is looked at again: %s", file.ino, error)

@@ -21,6 +21,7 @@ from s3vfs.data.deferral import Deferral
 from s3vfs.data.failures import again, local_disk
 from s3vfs.data.fetch import Fetcher
 from s3vfs.data.gather import gather
+from s3vfs.data.images import Images
 from s3vfs.data.layout import file_entry
 from s3vfs.data.lending import Lending
 from s3vfs.data.openfile import OpenFile
@@ -75,7 +76,8 @@ class Upkeep:
         self._limits = limits
         self._spill = spill
         self.deferral = Deferral(session, sizes, limits, uploader, self._lose, self._landed, self._drop)
-        self.lending = Lending(session, cache, fetcher, files, room, sizes, limits, self._forget, self.wake)
+        self.images = Images(session, fetcher, sizes, limits, self.wake)
+        self.lending = Lending(session, cache, self.images, files, room, sizes, limits, self._forget)
         self._fenced: SessionFenced | None = None
         self._work = trio.Event()
         self._hurry = trio.Event()
@@ -113,7 +115,7 @@ class Upkeep:
             raise again(file.failure)
         await self._settled(file)
         if unseen:
-            await self.lending.harvest(file)
+            await self.images.harvest(file)
         if file.working.dirty:
             seen = file.attempt
             contended = file.publishing.locked()
@@ -128,7 +130,7 @@ class Upkeep:
     async def close(self, file: OpenFile) -> None:
         """As `publish`, or at once where a lease lets the close be acknowledged."""
         if not file.lost:
-            await self.lending.harvest(file)
+            await self.images.harvest(file)
         if not self._close_found(file):
             await self.publish(file)
 
@@ -159,7 +161,7 @@ class Upkeep:
         if file.failure is not None and file.lost:
             raise again(file.failure)
         await self._settled(file)
-        await self.lending.harvest(file)
+        await self.images.harvest(file)
         async with file.publishing:
             if file.working.dirty:
                 await self._attempt(file, orphans=True)
@@ -378,7 +380,7 @@ class Upkeep:
         file.failure = file.failure or error
         file.lost = True
         async with file.storing:  # a write in a worker thread is kept too, and uses the descriptor until it ends
-            await self.lending.harvest_to_spill(file)
+            await self.images.harvest_to_spill(file)
             await self._keep(file.working, str(error))
             file.working.discard()
             with local_disk():

@@ -23,8 +23,8 @@ from s3vfs.namespace.verdict import Verdict
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from s3vfs.session.batches import Group
     from s3vfs.session.eviction import Committed
-    from s3vfs.session.pipeline import Group
 
 
 class FilesystemSession(Protocol):

@@ -26,7 +26,7 @@ from s3vfs.namespace.limits import INTEGER_MAX
 from s3vfs.namespace.locks import EXCLUSIVE, FCNTL, blockers
 from s3vfs.namespace.ops import AnyOp, Cancel, Feature, Lock, Unlock
 from s3vfs.namespace.rows import HeldLock, Rows, WaitRow
-from s3vfs.session.pipeline import Group
+from s3vfs.session.batches import Group
 
 # No owner of this session: numbers of incarnations begin at 2^31.
 _NOBODY = 1

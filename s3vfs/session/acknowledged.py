@@ -29,9 +29,10 @@ from s3vfs.namespace.verdict import OK, Context, Verdict
 from s3vfs.replica.overlay import Overlay
 from s3vfs.replica.protocol import Applied
 from s3vfs.session.base import Base
+from s3vfs.session.batches import Group
 from s3vfs.session.leases import Leases
 from s3vfs.session.options import WINDOW_OPS
-from s3vfs.session.pipeline import Group, Pipeline
+from s3vfs.session.pipeline import Pipeline
 from s3vfs.session.queue_log import LeftBehind, QueueLog, carried, left_behind
 from s3vfs.session.spill import Spill
 

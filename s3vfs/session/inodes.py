@@ -12,8 +12,9 @@ from collections import deque
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.ops import Block
 from s3vfs.namespace.rows import SessionRow
+from s3vfs.session.batches import Group
 from s3vfs.session.options import FIRST_BLOCK, MAX_BLOCK
-from s3vfs.session.pipeline import Group, Pipeline
+from s3vfs.session.pipeline import Pipeline
 
 
 class InodeNumbers:

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from s3vfs.namespace.verdict import Verdict
+from s3vfs.session.batches import Group
 from s3vfs.session.eviction import Committed
-from s3vfs.session.pipeline import Group
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from s3vfs.replica.protocol import Replica
 from s3vfs.session.acknowledged import Acknowledged
 from s3vfs.session.appender import Appender
 from s3vfs.session.base import Base, Listener
+from s3vfs.session.batches import Companion, Group
 from s3vfs.session.counters import SessionCounters
 from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.eviction import EVICT_AFTER_S, Committed, evict
@@ -33,7 +34,7 @@ from s3vfs.session.inodes import InodeNumbers
 from s3vfs.session.leases import Leases
 from s3vfs.session.lifecycle import Office, Registrar, rebuild
 from s3vfs.session.options import SessionOptions
-from s3vfs.session.pipeline import Companion, Group, Pipeline
+from s3vfs.session.pipeline import Pipeline
 from s3vfs.session.pledge import Pledge
 from s3vfs.session.presence import Presence
 from s3vfs.session.spill import Spill

@@ -25,9 +25,10 @@ from s3vfs.objects.protocol import Outcome
 from s3vfs.replica import memory_replica
 from s3vfs.session.appender import Appender
 from s3vfs.session.base import Fate
+from s3vfs.session.batches import Group
 from s3vfs.session.directory import Identity
 from s3vfs.session.lifecycle import Office, Registrar
-from s3vfs.session.pipeline import Group, Pipeline
+from s3vfs.session.pipeline import Pipeline
 from s3vfs.session.tail import Tail
 from tests.simulation import world
 from tests.simulation.workload import Workload
