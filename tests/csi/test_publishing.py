@@ -181,7 +181,10 @@ def test_a_mount_that_was_evicted_is_mended_and_keeps_no_pod(driver: Driver, fol
     volume = make(driver, folder)
     for pod in ("a", "b"):
         target = publish(driver, volume, pod)
-        (target / pod).write_text("kept")
+        with open(target / pod, "w") as file:
+            file.write("kept")
+            file.flush()
+            os.fsync(file.fileno())  # what was only answered would be spilled
         evict(driver, f"{folder}/pvc-1")
         eventually(lambda target=target: _refuses_changes(target))  # type: ignore[misc]
         stats = driver.call.NodeGetVolumeStats(volume_id=volume.volume_id, volume_path=str(target))
