@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,19 @@ class ControlServer:
         self._quiet.set()
 
     async def serve(self, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer requests until cancelled. `path` is replaced when a killed daemon left it behind."""
+        """Answer requests until cancelled. `path` is replaced when a killed daemon left it behind, or one that is
+        ending has it: the kernel gives device numbers, and so paths, to others at once."""
         _forget(path)
         with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             await listener.bind(os.fspath(path))
             os.chmod(path, 0o600)
+            own = os.stat(path)
             listener.listen(16)
             task_status.started()
             try:
                 await trio.serve_listeners(self._connection, [trio.SocketListener(listener)])
             finally:
-                _forget(path)
+                _forget(path, own)
 
     async def quiet(self) -> None:
         """Return when every request has had its answer."""
@@ -84,8 +87,11 @@ class ControlServer:
                 self._quiet.set()
 
 
-def _forget(path: Path) -> None:
-    path.unlink(missing_ok=True)
+def _forget(path: Path, own: os.stat_result | None = None) -> None:
+    """Remove the socket; one that is not `own` stays."""
+    with suppress(FileNotFoundError):
+        if own is None or os.path.samestat(os.stat(path), own):
+            path.unlink()
 
 
 async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:

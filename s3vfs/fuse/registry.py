@@ -58,11 +58,10 @@ def publish(directory: Path, record: MountRecord) -> None:
 
 
 def withdraw(directory: Path, record: MountRecord) -> None:
-    """Remove record and socket, unless another daemon has taken their place."""
+    """Remove the record, unless another daemon has taken its place. The socket is its server's to remove."""
     present = _load(_record_path(directory, record.device))
     if present is not None and present.pid == record.pid:
         _record_path(directory, record.device).unlink(missing_ok=True)
-        socket_path(directory, record.device).unlink(missing_ok=True)
 
 
 def find(device: str, uid: int) -> MountRecord | None:
