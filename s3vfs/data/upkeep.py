@@ -135,9 +135,10 @@ class Upkeep:
             await self.publish(file)
 
     def close_at_once(self, file: OpenFile) -> bool:
-        """As `close`, where that needs no waiting; False: nothing was done. No checkpoint."""
+        """As `close`, where that needs no waiting, and nothing is to be told; False: nothing was done. No
+        checkpoint."""
         backed = file.working.backed
-        return (backed is None or not backed.writable) and self._close_found(file)
+        return file.untold is None and (backed is None or not backed.writable) and self._close_found(file)
 
     def _close_found(self, file: OpenFile) -> bool:
         """The close of a file of which all writes are known."""

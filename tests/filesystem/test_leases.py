@@ -257,6 +257,39 @@ def test_the_bytes_of_a_file_whose_making_was_lost_are_kept(tmp_path: Path) -> N
     run(tmp_path, main)
 
 
+def test_whoever_writes_to_a_file_that_lost_bytes_is_told_when_he_closes_it(tmp_path: Path) -> None:
+    """Nobody had it open any more when they were lost (R10); the close has nothing else to wait for."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with mounted(client, replace(LIMITS, io_timeout_s=60)) as one, mounted(place.client(2)) as two:
+            ino, handle = await one.create(b"file")
+            await one.fs.write(handle, 0, b"kept")
+            await one.fs.fsync(handle)
+            await one.close(handle)
+            handle = await one.fs.open(ino, os.O_RDWR, ROOT)
+            await one.fs.write(handle, 0, b"lost")
+            script.add(Rule(Fault(Failure.BEFORE), ALL - BULK, "", times=None))
+            await one.close(handle)
+            await two.session.fresh(0)
+            await two.session.reach(ROOT_INO, ino)  # the lease was revoked
+            script.clear()
+            with trio.fail_after(60):
+                while one.contents.failure(ino) is None:
+                    await one.session.fresh(0)
+                    await trio.sleep(1)
+            handle = await one.fs.open(ino, os.O_RDWR, ROOT)
+            assert bytes(await one.fs.read(handle, 0, 100)) == b"kept"
+            assert not one.fs.flush_at_once(handle)
+            with pytest.raises(S3vfsError) as caught:
+                await one.fs.flush(handle)
+            assert caught.value.errno == errno.EIO
+            assert one.fs.flush_at_once(handle)
+            assert one.fs.release_at_once(handle)
+
+    run(tmp_path, main)
+
+
 @pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_APPEND])
 def test_a_file_that_is_edited_again_and_again_comes_under_a_lease(tmp_path: Path, flags: int) -> None:
     async def main(place: Place) -> None:
