@@ -20,7 +20,6 @@ import msgspec
 import trio
 
 from s3vfs.data import holes
-from s3vfs.data.backed import Seal
 from s3vfs.data.cache import Cache
 from s3vfs.data.cloning import Cloner
 from s3vfs.data.failures import again, local_disk
@@ -141,9 +140,7 @@ class Contents:
     def _file(self, ino: int) -> OpenFile:
         file = self._files.get(ino)
         if file is None:
-            boot_id, sid = self._session.environment.boot_id, self._session.sid
-            working = WorkingFile.place(self._folder, ino, boot_id, sid, self._sizes.object_bytes)
-            file = self._files[ino] = OpenFile(ino, working)
+            file = self._files[ino] = OpenFile(ino, self._upkeep.place(ino))
         return file
 
     async def lend(
@@ -170,11 +167,16 @@ class Contents:
         await self._upkeep.images.harvest(file)
         return file.working.backed.found if file.working.backed is not None else 0
 
+    def lags(self, ino: int) -> bool:
+        """Whether what readers have been lent lacks what others have written."""
+        file = self._files.get(ino)
+        backed = None if file is None else file.working.backed
+        return backed is not None and backed.stale and backed.reading > 0
+
     async def catch_up(self, ino: int) -> None:
         """Returns when what readers have been lent has what others have written. Raises what fetching raises."""
-        file = self._files.get(ino)
-        if file is not None and file.working.backed is not None and file.working.backed.reading:
-            await self._upkeep.images.catch_up(file)
+        if self.lags(ino):
+            await self._upkeep.images.catch_up(self._files[ino])
 
     def unseen_writers(self, ino: int) -> frozenset[int]:
         """The users, but root, who may be writing to the file without the daemon."""
@@ -191,10 +193,8 @@ class Contents:
         file = self._files.get(ino)
         if file is None or file.lost:
             return inode
-        working = file.working
-        state = working.status() if working.backed is not None and working.backed.writable else None
-        unseen = state is not None and working.backed is not None and Seal.of(state) != working.backed.seal
-        if not working.dirty and not unseen:
+        working, unseen = file.working, file.working.written_unseen()
+        if not working.dirty and unseen is None:
             return inode
         size = working.size_over(inode.size)
         mtime_ns, atime_ns, ctime_ns = inode.mtime_ns, inode.atime_ns, inode.ctime_ns
@@ -204,13 +204,13 @@ class Contents:
                 mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
                 atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
                 ctime_ns = max(ctime_ns, layer.ctime_ns)
-        if unseen and state is not None and working.backed is not None:
-            mtime_ns, changed_ns = working.backed.times(state)
-            ctime_ns, allocated = max(ctime_ns, changed_ns), min(size, state.st_blocks * 512)
-            return msgspec.structs.replace(
-                inode, size=size, allocated=allocated, mtime_ns=mtime_ns, atime_ns=atime_ns, ctime_ns=ctime_ns
-            )
-        allocated = min(size, self._published_bytes(ino, inode, working) + working.unpublished_bytes)
+        if unseen is not None:
+            assert working.backed is not None
+            mtime_ns, changed_ns = working.backed.times(unseen)
+            ctime_ns, held_bytes = max(ctime_ns, changed_ns), unseen.st_blocks * 512
+        else:
+            held_bytes = self._published_bytes(ino, inode, working) + working.unpublished_bytes
+        allocated = min(size, held_bytes)
         return msgspec.structs.replace(
             inode, size=size, allocated=allocated, mtime_ns=mtime_ns, atime_ns=atime_ns, ctime_ns=ctime_ns
         )
@@ -245,7 +245,7 @@ class Contents:
         """utimensat. True: the file has unpublished changes and the times go out with them. False: nothing was done,
         the caller commits them itself."""
         file = self._files.get(ino)
-        if file is None or not (file.working.dirty or self._written_unseen(file)):
+        if file is None or not (file.working.dirty or (not file.lost and file.working.written_unseen() is not None)):
             return False
         with local_disk():  # also when all of it is on its way: that WRITE has older times, and comes after the caller
             file.working.set_times(atime_ns, mtime_ns, self._session.environment.wall_ns())
@@ -264,12 +264,6 @@ class Contents:
         if file is not None and file.working.dirty:
             with local_disk():
                 file.working.set_times(None, None, time_ns)
-
-    def _written_unseen(self, file: OpenFile) -> bool:
-        working = file.working
-        if working.backed is None or not working.backed.writable or file.lost:
-            return False
-        return Seal.of(working.status()) != working.backed.seal
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,11 @@ class Upkeep:
 
     # -- asked for ----------------------------------------------------------------------------------------------------
 
+    def place(self, ino: int, *, left_behind: bool = False) -> WorkingFile:
+        """See `WorkingFile.place`."""
+        boot_id, sid = self._session.environment.boot_id, self._session.sid
+        return WorkingFile.place(self._folder, ino, boot_id, sid, self._sizes.object_bytes, left_behind=left_behind)
+
     def check(self) -> None:
         """Raises SessionFenced when nothing of this mount can be committed any more: handles give EIO."""
         if self._fenced is not None:
@@ -333,9 +338,7 @@ class Upkeep:
         journal has, and is told."""
         self._forget(file)
         if self._inode(file.ino) is not None:
-            place = (self._folder, file.ino, self._session.environment.boot_id, self._session.sid)
-            working = WorkingFile.place(*place, self._sizes.object_bytes)
-            self._files[file.ino] = OpenFile(file.ino, working, untold=file.failure)
+            self._files[file.ino] = OpenFile(file.ino, self.place(file.ino), untold=file.failure)
 
     def tell(self, file: OpenFile) -> None:
         """Raises a loss that nobody has been told of yet (R10)."""
@@ -426,7 +429,6 @@ class Upkeep:
                 leftover.unlink()
 
     async def _take_up(self, replayed: Replayed) -> None:
-        environment = self._session.environment
         with self._session.view() as txn:
             inode = Rows(txn).inode(replayed.ino)
         # Another session's op numbers say nothing about this one's row. It may be long gone, and this one have been
@@ -434,10 +436,7 @@ class Upkeep:
         ours = replayed.sid == self._session.sid
         took_effect = partial(self._publisher.took_effect, replayed.ino)
         pending = replayed.remaining(took_effect if ours else lambda *_: False)
-        sid, object_bytes = self._session.sid, self._sizes.object_bytes
-        working = WorkingFile.place(
-            self._folder, replayed.ino, environment.boot_id, sid, object_bytes, left_behind=True
-        )
+        working = self.place(replayed.ino, left_behind=True)
         if pending.dirty and inode is None and (reason := self._session.lost(replayed.ino)) is not None:
             working.pending = pending
             await self._keep(working, reason)

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from s3vfs.data.backed import Backed
+from s3vfs.data.backed import Backed, Seal
 from s3vfs.data.delivery import Delivery
 from s3vfs.data.pending import ENDLESS, Pending, Share
 from s3vfs.data.punch import punch
@@ -129,6 +129,13 @@ class WorkingFile:
     def status(self) -> os.stat_result:
         """Of the local file, which must be there. Raises OSError."""
         return os.fstat(self.fd) if self.fd >= 0 else os.stat(self.path)
+
+    def written_unseen(self) -> os.stat_result | None:
+        """The local file's state, if a kernel may have written to it since it was last read. Raises OSError."""
+        if self.backed is None or not self.backed.writable:
+            return None
+        state = self.status()
+        return None if Seal.of(state) == self.backed.seal else state
 
     def taken_over(self) -> None:
         """The local file has come from elsewhere."""

@@ -34,8 +34,9 @@ class Attributes(Core):
 
     async def getattr(self, ino: int) -> Found:
         await self._session.fresh(ATTRIBUTES_WITHIN_S)
-        with trio.move_on_after(CATCH_UP_S), suppress(StoreError):  # else the size is told before the bytes are there
-            await self._contents.catch_up(ino)
+        if self._contents.lags(ino):
+            with trio.move_on_after(CATCH_UP_S), suppress(StoreError):  # else the size is told before the bytes come
+                await self._contents.catch_up(ino)
         return self._look(ino)
 
     async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:

@@ -202,6 +202,10 @@ class FileContents(Protocol):
         """Find what a kernel has written by itself. A count that has moved where something was found."""
         ...
 
+    def lags(self, ino: int) -> bool:
+        """Whether what is lent of the inode lacks what others have written: there is something to `catch_up` with."""
+        ...
+
     async def catch_up(self, ino: int) -> None:
         """Returns when what is lent of the inode has what others have written. Raises what fetching raises."""
         ...

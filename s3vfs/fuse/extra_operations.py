@@ -134,20 +134,18 @@ class ExtraOperations:
         """The extension's callable: returns at once."""
         assert self._nursery is not None, "requests arrive while the main loop runs"
         at_once = self._at_once.get(call)
-        if at_once is None or not self._answer_at_once(call, at_once, request, arguments):
+        if at_once is not None and self._done_at_once(at_once, arguments):
+            request.reply_error(0)
+        else:
             self._nursery.start_soon(self._answer, call, request, arguments, name=call)
 
-    def _answer_at_once(
-        self, call: str, at_once: Callable[..., bool], request: Request, arguments: tuple[Any, ...]
-    ) -> bool:
-        """A task costs more than most closes, so those that wait for nothing get none. False: nothing was done."""
+    @staticmethod
+    def _done_at_once(at_once: Callable[..., bool], arguments: tuple[Any, ...]) -> bool:
+        """A task costs more than most closes, so those that wait for nothing get none."""
         try:
-            done, code = at_once(*arguments), 0
-        except Exception as error:
-            done, code = True, self._errnos.of(call, error)
-        if done:
-            request.reply_error(code)
-        return done
+            return at_once(*arguments)
+        except Exception:
+            return False  # the task meets it again, and reports it
 
     async def _answer(self, call: str, request: Request, arguments: tuple[Any, ...]) -> None:
         try:

@@ -111,7 +111,6 @@ _HANDLERS: dict[type[ops.Op], _Handler] = {
 }
 
 _ENTERING = (ops.Announce, ops.Resume)
-_TOUCHES_NOTHING = ops.Beat()
 
 
 def apply_op(txn: Transaction, numbered: ops.NumberedOp, context: Context, *, rivals: bool = True) -> Verdict:
@@ -120,7 +119,7 @@ def apply_op(txn: Transaction, numbered: ops.NumberedOp, context: Context, *, ri
     session's, COVERED for what another session's lease covers. Not `rivals`: the caller knows that the op touches
     nothing of the latter kind. Raises UnknownFeature for FEATURE with a bit that this program lacks."""
     rows, op = MutableRows(txn), numbered.op
-    refused = leases.refusal(rows, numbered.lease, op if rivals else _TOUCHES_NOTHING, context.sid)
+    refused = leases.refusal(rows, numbered.lease, op if rivals else None, context.sid)
     return Verdict(refused) if refused else _HANDLERS[type(op)](rows, op, context)
 
 

@@ -66,14 +66,14 @@ def has_rivals(rows: Rows, sid: int) -> bool:
     return any(row.sid != sid or count == _OWN_LOOKED_AT for count, (_, row) in enumerate(rows.grants()))
 
 
-def refusal(rows: Rows, named: LeaseId | None, op: ops.Op, sid: int) -> int:
+def refusal(rows: Rows, named: LeaseId | None, op: ops.Op | None, sid: int) -> int:
     """R6: ESTALE where the op names a lease that is not live, or not its session's; COVERED where it touches what
-    another session's lease covers; else 0."""
+    another session's lease covers; else 0. No `op`: it touches nothing of the latter kind."""
     if named is not None:
         row = grant(rows, named)
         if row is None or row.sid != sid:
             return STALE
-    for lease in leases_touched(rows, op):
+    for lease in leases_touched(rows, op) if op is not None else ():
         if lease is not None and lease != named:
             row = grant(rows, lease)
             if row is not None and row.sid != sid:

@@ -151,8 +151,6 @@ class Leases:
     def wish_for_files(self, rows: Rows, inos: Iterable[int]) -> list[AnyOp]:
         """As `wish`, before contents of these files: the directories that they are in, each by itself. One file that is
         edited again and again is then under a lease, too."""
-        if not self.enabled:
-            return []
         parents = {
             parent: None
             for ino in islice(inos, _FILES_LOOKED_AT)

@@ -218,13 +218,13 @@ class Session:
     def send(self, ops: Sequence[AnyOp]) -> Pledge:
         """As `commit`, in two halves: queued before the first checkpoint, and numbered; the result can be asked for
         again. For contents of files: where nobody else is, the leases of their directories are asked for as well."""
-        if self._leases is not None and self._pipeline is not None and self._pipeline.open:
+        inos = [op.ino for op in ops if isinstance(op, Write | Append)]
+        leases, pipeline = self._leases, self._pipeline
+        if inos and leases is not None and leases.enabled and pipeline is not None and pipeline.open:
             with self.view() as txn:
-                wishes = self._leases.wish_for_files(
-                    Rows(txn), (op.ino for op in ops if isinstance(op, Write | Append))
-                )
+                wishes = leases.wish_for_files(Rows(txn), inos)
             if wishes:
-                self._pipeline.enqueue(wishes, background=True)
+                pipeline.enqueue(wishes, background=True)
         return Pledge(self.enqueue(ops), self.wait)
 
     # -- ahead of the record ------------------------------------------------------------------------------------------

@@ -40,6 +40,9 @@ class SizesOnly:
     async def harvest(self, ino: int) -> int:
         return 0
 
+    def lags(self, ino: int) -> bool:
+        return False
+
     async def catch_up(self, ino: int) -> None: ...
 
     def unseen_writers(self, ino: int) -> frozenset[int]:
