@@ -123,9 +123,10 @@ def test_the_time_of_access_is_kept_too(a: Node, b: Node) -> None:
     assert {name: (b.volume / "home" / name).stat().st_atime_ns for name in times} == times
 
 
-def test_sockets_are_left_out_and_counted(a: Node, b: Node) -> None:
+def test_sockets_are_left_out_and_counted(a: Node, b: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(a.volume / "home")  # an address has room for 107 bytes, wherever the test runs
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.fsencode(os.path.relpath(a.volume / "home/socket")))
+        listener.bind("socket")
     assert a.archive().sockets == 1
     b.restore()
     assert not (b.volume / "home/socket").exists()
