@@ -82,7 +82,10 @@ class Files(Names, Attributes):
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[int, Found]:
         """A new regular file and a handle for it. EEXIST where the name is taken, with or without O_EXCL."""
         found = await self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, b"", caller)
-        return self._add(found.ino, flags, caller, linked=found.inode.nlink > 0), found
+        handle = self._add(found.ino, flags, caller, linked=found.inode.nlink > 0)
+        if self._files[handle].writable:
+            self._contents.created(found.ino, found.inode)
+        return handle, found
 
     def _add(self, ino: int, flags: int, caller: Caller, *, linked: bool) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
@@ -262,6 +265,7 @@ class Files(Names, Attributes):
         await self._refuse_privileges(ino, new, caller)
         found = await super().setattr(ino, new, caller, by_handle=by_handle)
         if new.mode is not None and new.mode & (stat.S_ISUID | stat.S_ISGID):
+            self._contents.reconsider(ino)
             for file in self._files.values():
                 if file.ino == ino:
                     file.privileges_settled = file.caller.uid == 0
