@@ -82,10 +82,7 @@ class Files(Names, Attributes):
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[int, Found]:
         """A new regular file and a handle for it. EEXIST where the name is taken, with or without O_EXCL."""
         found = await self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, b"", caller)
-        handle = self._add(found.ino, flags, caller, linked=found.inode.nlink > 0)
-        if self._files[handle].writable:
-            self._contents.created(found.ino, found.inode)
-        return handle, found
+        return self._add(found.ino, flags, caller, linked=found.inode.nlink > 0), found
 
     def _add(self, ino: int, flags: int, caller: Caller, *, linked: bool) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
@@ -122,6 +119,12 @@ class Files(Names, Attributes):
             raise
         file.with_kernel = True
         return file.lent
+
+    def expect_writes(self, handle: int, made: Found) -> None:
+        """The handle of a file that was just created goes to the kernel now: writes to it may arrive without a call."""
+        file = self._file(handle)
+        if file.writable and file.lent is None:
+            self._contents.created(file.ino, made.inode)
 
     def _remove(self, handle: int) -> None:
         file = self._files.pop(handle)

@@ -199,6 +199,7 @@ class Service:
     def status(self) -> dict[str, Any]:
         """Everything that `s3vfs status` shows of a mount beyond its registry record."""
         session, contents = self._session.status(), self._contents.status()
+        front = self._front.available
         return {
             **describe_base(self._session, self._volume),
             "applied_seq": self._session.applied_seq,
@@ -212,8 +213,9 @@ class Service:
             },
             "io": {
                 "asked": self._settings.io,
-                "served": "passthrough" if self._passthrough.available else "python",
+                "served": "passthrough" if self._passthrough.available else "front" if front else "python",
                 "reason": self._passthrough.refused,
+                "front": self._front.counts() if front else {"reason": self._front.refused},
                 **contents["lent"],
             },
             "locks": {**self._filesystem.lock_status(), "refused": refusing_locks()},

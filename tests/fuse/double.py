@@ -109,6 +109,8 @@ class Double:
         self._handles[self._last] = ino
         return self._last
 
+    def expect_writes(self, handle: int, made: Found) -> None: ...
+
     async def lend(self, handle: int, *, created: bool) -> Lent | None:
         if self._handles[handle] != _FILES[b"a"] or not self._backing.exists():
             return None
