@@ -74,12 +74,14 @@ def test_a_killed_daemon_loses_no_write(volume: Volume) -> None:
         assert fresh(there.path / name) == data
 
 
-def test_a_write_takes_setuid_away(volume: Volume) -> None:
+@pytest.mark.parametrize("before", [b"before", b""])
+def test_a_write_takes_setuid_away(volume: Volume, before: bytes) -> None:
     """Given while the front has the file, and looked for by the next write."""
     mount = volume.mount("--io", "front")
     path = mount.path / "program"
     with open(path, "wb", buffering=0) as out:
-        out.write(b"before")
+        if before:
+            out.write(before)
         os.chmod(path, 0o6777)
         root = os.open(mount.path, os.O_RDONLY)  # nobody may not walk there
         os.setegid(_NOBODY)
@@ -93,7 +95,7 @@ def test_a_write_takes_setuid_away(volume: Volume) -> None:
             os.setegid(0)
             os.close(root)
     assert path.stat().st_mode & 0o7777 == 0o777
-    assert fresh(path) == b"aftere"
+    assert fresh(path) == b"after" + before[5:]
 
 
 def test_capabilities_given_while_it_is_open_are_shown(volume: Volume) -> None:
