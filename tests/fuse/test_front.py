@@ -76,26 +76,26 @@ def test_a_killed_daemon_loses_no_write(volume: Volume) -> None:
 
 @pytest.mark.parametrize("before", [b"before", b""])
 def test_a_write_takes_setuid_away(volume: Volume, before: bytes) -> None:
-    """Given while the front has the file, and looked for by the next write."""
+    """Given while the front has the file, and looked for by the next write of who is not root."""
     mount = volume.mount("--io", "front")
-    path = mount.path / "program"
-    with open(path, "wb", buffering=0) as out:
+    mount.path.chmod(0o777)
+    root = os.open(mount.path, os.O_RDONLY)  # others may not walk there
+    os.setegid(_NOBODY)
+    os.seteuid(_NOBODY)
+    try:
+        program = os.open("program", os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=root)
         if before:
-            out.write(before)
-        os.chmod(path, 0o6777)
-        root = os.open(mount.path, os.O_RDONLY)  # nobody may not walk there
-        os.setegid(_NOBODY)
-        os.seteuid(_NOBODY)
-        try:
-            other = os.open("program", os.O_WRONLY, dir_fd=root)
-            os.write(other, b"after")
-            os.close(other)
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
-            os.close(root)
-    assert path.stat().st_mode & 0o7777 == 0o777
-    assert fresh(path) == b"after" + before[5:]
+            os.write(program, before)
+        os.fchmod(program, 0o6777)
+        assert os.fstat(program).st_mode & 0o7777 == 0o6777
+        os.pwrite(program, b"after", 0)
+        assert os.fstat(program).st_mode & 0o7777 == 0o777
+        os.close(program)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.close(root)
+    assert fresh(mount.path / "program") == b"after" + before[5:]
 
 
 def test_capabilities_given_while_it_is_open_are_shown(volume: Volume) -> None:
