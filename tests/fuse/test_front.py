@@ -75,7 +75,8 @@ def test_a_killed_daemon_loses_no_write(volume: Volume) -> None:
 
 
 @pytest.mark.parametrize("before", [b"before", b""])
-def test_a_write_takes_setuid_away(volume: Volume, before: bytes) -> None:
+@pytest.mark.parametrize("flags", [0, os.O_DIRECT])  # the kernel takes them away itself, but for direct writes
+def test_a_write_takes_setuid_away(volume: Volume, before: bytes, flags: int) -> None:
     """Given while the front has the file, and looked for by the next write of who is not root."""
     mount = volume.mount("--io", "front")
     mount.path.chmod(0o777)
@@ -83,7 +84,7 @@ def test_a_write_takes_setuid_away(volume: Volume, before: bytes) -> None:
     os.setegid(_NOBODY)
     os.seteuid(_NOBODY)
     try:
-        program = os.open("program", os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=root)
+        program = os.open("program", flags | os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=root)
         if before:
             os.write(program, before)
         os.fchmod(program, 0o6777)
