@@ -491,6 +491,11 @@ class Contents:
         file = self._files.get(ino)
         return file is None or self._upkeep.close_at_once(file)
 
+    def release_at_once(self, ino: int) -> bool:
+        """As `close_at_once`, when a handle ends after its last close."""
+        file = self._files.get(ino)
+        return file is None or self._upkeep.release_at_once(file)
+
     async def publish_all(self) -> None:
         """sync and umount: every file. Raises the first failure after having tried all of them."""
         await self._upkeep.publish_all()

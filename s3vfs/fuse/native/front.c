@@ -6,6 +6,7 @@
  *   WRITE                          into an inode whose Stream is armed: stored in its local file, noted in the log beside
  *                                  it, answered
  *   GETXATTR security.capability   of an inode that is known to have none
+ *   FORGET                         nothing is kept for what the kernel knows
  *
  * What Python may rely on:
  *  - All of it happens on the thread of pyfuse3's main loop, inside one call of pyfuse3's, with the GIL. Whatever was
@@ -436,7 +437,7 @@ static int take(int fd, const char *request, size_t size)
         return take_write(fd, request, size);
     if (header->opcode == FUSE_GETXATTR)
         return take_getxattr(fd, request, size);
-    return 0;
+    return header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET; /* they have no answer */
 }
 
 /* Calls noted(inode, fd, log fd, log's end, last entry's start, its end, time, ranges) for each stream. */
