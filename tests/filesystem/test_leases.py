@@ -172,6 +172,61 @@ def test_a_lease_is_not_given_back_before_the_bytes_of_every_close_are_there(tmp
     run(tmp_path, main)
 
 
+def test_a_lease_is_not_given_back_before_the_last_record_of_a_close_that_takes_several(tmp_path: Path) -> None:
+    """More is written after the close than one record takes, while somebody else asks for the lease."""
+
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
+            await one.create(b"first")
+            _, handle = await one.create(b"file")
+            await one.fs.fsync(handle)
+            seen: list[bytes] = []
+
+            async def look() -> None:
+                seen.append(await two.read(b"file"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                await trio.sleep(0.1)  # the RECALL is there, and has not been heard
+                assert not one.session.status()["leases_recalled"]
+                await one.fs.write(handle, 10, b"closed")
+                assert one.fs.flush_at_once(handle)
+                await one.fs.write(handle, 16, b"x" * 600_000)
+                await one.session.fresh(0)
+                assert one.session.status()["leases_recalled"]
+            assert seen == [b"\0" * 10 + b"closed" + b"x" * 600_000]
+            await one.fs.fsync(handle)
+            await one.close(handle)
+
+    run(tmp_path, main)
+
+
+def test_a_second_close_waits_for_the_records_of_the_first(tmp_path: Path) -> None:
+    """The first takes two: more pieces were written after it than one record has. The second is answered meanwhile, and
+    its batch does not wait for what waits for that batch."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with mounted(client) as one:
+            await one.create(b"first")
+            _, handle = await one.create(b"file")
+            await one.fs.fsync(handle)
+            await one.fs.write(handle, 0, b"closed")
+            assert one.fs.flush_at_once(handle)
+            for number in range(5000):
+                await one.fs.write(handle, 10 + 2 * number, b"x")
+            script.add(Rule(Fault(delay_before_s=1), frozenset({Operation.PUT}), "journal/", times=2))
+            await trio.sleep(0.5)  # the first record is on its way
+            await one.fs.write(handle, 0, b"second")
+            assert one.fs.flush_at_once(handle)
+            with trio.fail_after(30):
+                await one.fs.fsync(handle)
+            await one.close(handle)
+            assert await one.read(b"file") == b"second" + b"\0" * 4 + b"x\0" * 4999 + b"x"
+
+    run(tmp_path, main)
+
+
 def test_fsync_says_why_an_acknowledged_close_is_not_in_the_bucket(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
