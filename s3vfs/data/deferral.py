@@ -304,16 +304,20 @@ class Deferral:
 
     async def _failed(self, close: _Close, error: S3vfsError) -> None:
         file = close.file
-        if isinstance(error, SessionFenced):
-            await self._give_up(file, error)
-        elif isinstance(error, PosixError) and error.errno in (errno.ESTALE, COVERED):
+        if isinstance(error, PosixError) and error.errno in (errno.ESTALE, COVERED):
             await self._give_up(file, acknowledged_lost("the lease was gone before this close was in the bucket"))
+        elif isinstance(error, SessionFenced | PosixError):
+            # Refused, for want of quota perhaps. The lease may have gone with the same record, so that others can have
+            # written since: later these bytes must not come over theirs.
+            await self._give_up(file, error)
         else:
-            close.failed = isinstance(error, StoreError)
+            if not isinstance(error, StoreError):
+                close.sent.set()  # the local disk: names and the lease do not wait for that
+            close.failed = True
             self._report(file, error)
 
     def _report(self, file: OpenFile, error: S3vfsError) -> None:
-        """R10. Where the bucket was not the reason the background goes on trying, lease or not."""
+        """R10. It is tried again, under the same lease."""
         file.failure = error
         file.failed_attempt = file.attempt
         file.retry_at_s = trio.current_time() + _PAUSE_S
