@@ -210,9 +210,12 @@ class Lending:
             origin = Origin.of(rows, file.ino, inode)
         working.base_version = inode.version
         try:
-            os.ftruncate(working.open(), 0)
+            state = os.fstat(working.open())
+            if state.st_size:  # only then: who truncates a file of ext4's to nothing has it written to disk at its close
+                os.ftruncate(working.open(), 0)
+                state = working.status()
             backed = Backed(self._sizes.sector_bytes, origin, floor_ns=inode.ctime_ns)
-            backed.seal = Seal.of(working.status())
+            backed.seal = Seal.of(state)
             working.backed = backed
         except OSError as error:
             _log.warning("inode %d is not lent to the kernel: %s", file.ino, error)
