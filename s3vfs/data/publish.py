@@ -191,7 +191,7 @@ class Publisher:
         """The first half of `publish`, for a file of which all that is pending is one parcel; `end` is the other, once
         the parcel, which the caller puts into the packer, is done. None for any other file; nothing has happened then.
         No checkpoint. Raises OSError."""
-        if file.captured is not None or file.backed is not None or file.pending.holes or not file.pending.dirty:
+        if file.captured is not None or file.pending.holes or not file.pending.dirty:
             return None
         regions, groups = divide(file.pending.dirty, self._sizes.object_bytes)
         if regions or len(groups) > 1:
