@@ -24,10 +24,11 @@ from s3vfs.data.cache import Cache
 from s3vfs.data.cloning import Cloner
 from s3vfs.data.failures import again, local_disk
 from s3vfs.data.fetch import DamagedSector, Fetcher
+from s3vfs.data.fronting import Fronting
 from s3vfs.data.layout import Part, resolve
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
-from s3vfs.data.protocol import DataSession, Lent, Limits, Passage, Sizes, Spilling
+from s3vfs.data.protocol import DataSession, Front, Lent, Limits, Passage, Sizes, Spilling
 from s3vfs.data.publish import Publisher
 from s3vfs.data.readahead import Pool, Readahead
 from s3vfs.data.room import Room
@@ -93,6 +94,7 @@ class Contents:
         )
         self._lending = self._upkeep.lending
         self._cloner = Cloner(session, self._upkeep)
+        self._fronting = Fronting(session, self._files, self._room, sizes)
         session.listen(self._changed, reloaded=self._reloaded)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -135,6 +137,7 @@ class Contents:
         else:
             file.readers -= 1
         assert file.writers >= 0 <= file.readers
+        self._fronting.closed(file)
         self._upkeep.retire(file)
 
     def _file(self, ino: int) -> OpenFile:
@@ -158,6 +161,31 @@ class Contents:
     def use(self, passage: Passage) -> None:
         """From now on files may be lent through it."""
         self._lending.passage = passage
+
+    def stand_behind(self, front: Front | None) -> None:
+        """From now on it may take writes; None: no longer."""
+        self._fronting.front = front
+
+    def created(self, ino: int, inode: Inode) -> None:
+        """A new file, as it is now, was opened for writing."""
+        self._fronting.created(self._files[ino], inode)
+
+    def reconsider(self, ino: int) -> None:
+        """The inode's mode or extended attributes may have changed."""
+        self._fronting.reconsider(ino)
+
+    def taken(
+        self,
+        ino: int,
+        fds: tuple[int, int],
+        log_end: int,
+        last: tuple[int, int],
+        time_ns: int,
+        ranges: tuple[tuple[int, int], ...],
+    ) -> None:
+        """The front has stored bytes, and logged them."""
+        self._fronting.taken(ino, fds, log_end, last, time_ns, ranges)
+        self._upkeep.wake()
 
     async def harvest(self, ino: int) -> int:
         """Find what was written unseen. A count that has moved where something was found."""
@@ -284,6 +312,7 @@ class Contents:
             if length <= self._limits.inline_bytes and not file.storing.locked():
                 working.store(offset, view)
                 working.written(offset, offset + length, self._session.environment.wall_ns(), trio.current_time())
+                self._fronting.wrote(file)
             else:
                 async with file.storing:
                     self._upkeep.check()  # what is stored after the spill would be in neither
@@ -627,6 +656,7 @@ class Contents:
         for ino in changes.inodes & self._files.keys():
             if not own:
                 self._note_size(self._files[ino])
+                self._fronting.reconsider(ino)
         for ino in changes.orphans & self._files.keys():
             self._note_links(self._files[ino])
 
@@ -647,6 +677,7 @@ class Contents:
     def _reloaded(self) -> None:
         for file in self._files.values():
             file.working.changed_elsewhere()
+            self._fronting.reconsider(file.ino)
             self._lending.outdated(file)
             self._note_links(file)
 

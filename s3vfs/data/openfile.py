@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import trio
 
 from s3vfs.data.working import WorkingFile
 from s3vfs.errors import S3vfsError
+
+
+class Storing:
+    """The lock under which the working file is changed elsewhere than on the trio thread, or by what may wait in the
+    middle: the front takes no writes then."""
+
+    __slots__ = ("_lock", "_working")
+
+    def __init__(self, working: WorkingFile) -> None:
+        self._lock = trio.Lock()
+        self._working = working
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    async def __aenter__(self) -> None:
+        """Without a checkpoint where nobody has it: opens take it, too."""
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        self._working.halt()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
 
 
 @dataclass(slots=True)
@@ -37,7 +65,10 @@ class OpenFile:
     cached: int = 0
     orphan: bool = False
     publishing: trio.Lock = field(default_factory=trio.Lock)
-    storing: trio.Lock = field(default_factory=trio.Lock)
+    storing: Storing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.storing = Storing(self.working)
 
     @property
     def idle(self) -> bool:

@@ -165,6 +165,35 @@ class Passage(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """How the front writes to one inode: `fuse/native/_interpose.pyi` has the contract."""
+
+    @property
+    def armed(self) -> bool: ...
+
+    def arm(self, fd: int, log_fd: int, log_end: int, last_start: int, last_end: int, span_bytes: int, /) -> None: ...
+
+    def arm_new(self, path: bytes, log_path: bytes, log_head: bytes, span_bytes: int, /) -> None: ...
+
+    def disarm(self) -> None: ...
+
+    def set_plain(self, plain: bool, /) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Front(Protocol):
+    """Who takes writes before they arrive here: `fuse.front.NativeFront`."""
+
+    def stream(self, ino: int) -> Stream:
+        """A new one, for an inode that has none."""
+        ...
+
+    def allow(self, more_bytes: int) -> int:
+        """So many bytes more may be taken. How many that are now."""
+        ...
+
+
 class Spilling(Protocol):
     """Where bytes that cannot go on are kept for their user (R13): `session.spill.Spill`. Blocks."""
 

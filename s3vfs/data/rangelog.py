@@ -105,7 +105,23 @@ class RangeLog:
     def entries(self) -> int:
         return (self._at - HEADER_BYTES) // ENTRY_BYTES if self._at else 0
 
-    def _header(self, base_version: int) -> bytes:
+    @property
+    def there(self) -> bool:
+        """Whether there is a file of that name, as far as this log knows."""
+        return self._there
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """Descriptor, end, and the range of the last entry, (-1, -1) where that may not grow: for who appends to the
+        log beside this object, and says so by `appended`."""
+        return (self._fd, self._at, *(self._last or (-1, -1)))
+
+    def appended(self, fd: int, end: int, last: tuple[int, int]) -> None:
+        """Somebody has logged writes, beginning the log where there was none."""
+        self._fd, self._at, self._there = fd, end, True
+        self._last = last
+
+    def header(self, base_version: int) -> bytes:
         magic = _MAGIC if self.backed is None else _MAGIC_BACKED
         head = _HEAD.pack(magic, self._ino, base_version, self._boot, self._sid)
         return (head + _CHECK.pack(xxhash.xxh3_64_intdigest(head))).ljust(HEADER_BYTES, b"\0")
@@ -115,16 +131,16 @@ class RangeLog:
         self._last = None
         if self._fd >= 0 and not pending and self.backed is not None:
             # In place: renaming over a log would have some file systems write it to disk at once.
-            os.pwrite(self._fd, self._header(base_version) + _sealed(self.backed), 0)
+            os.pwrite(self._fd, self.header(base_version) + _sealed(self.backed), 0)
             self._at = HEADER_BYTES + ENTRY_BYTES
             os.ftruncate(self._fd, self._at)
             return
         if self._fd >= 0 and not pending:
             os.ftruncate(self._fd, HEADER_BYTES)
-            os.pwrite(self._fd, self._header(base_version), 0)
+            os.pwrite(self._fd, self.header(base_version), 0)
             self._at = HEADER_BYTES
             return
-        body = self._header(base_version) + b"".join(_entries(pending))
+        body = self.header(base_version) + b"".join(_entries(pending))
         if self.backed is not None:
             body += _sealed(self.backed)
         if not self._there:  # nothing to replace, and nothing acknowledged that a torn header could lose

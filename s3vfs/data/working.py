@@ -17,7 +17,7 @@ within the same moments, its bytes would be dropped. And an entry that the local
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,8 @@ from s3vfs.data.ranges import RangeSet
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from s3vfs.data.protocol import Stream
 
 # A log of so many more entries than there are ranges is written anew.
 _COMPACT_ENTRIES = 4096
@@ -74,7 +76,7 @@ class WorkingFile:
     """`base_version`: the inode's version that the clean bytes belong to. `foreign`: counts contents changed by others.
     `sums`: the checksums of regions that became objects of their own; they count where the region is `valid`.
     `undecided`: commits of `captured` whose fate is not known. `backed`: a kernel may use the file by itself; it is
-    complete then."""
+    complete then. `stream`: by which the front may write to the file and its log, until anything else does."""
 
     ino: int
     name: str  # of the sparse file, with its folder: a Path costs more than what is done with it
@@ -93,6 +95,7 @@ class WorkingFile:
     undecided: list[Delivery] = field(default_factory=list)
     fd: int = -1
     backed: Backed | None = None
+    stream: Stream | None = None
     _logging: bool = False
     _made: bool = False
     _changes: int = 0
@@ -116,11 +119,35 @@ class WorkingFile:
     def open(self) -> int:
         """The descriptor of the sparse file, made when it is not there. Raises OSError."""
         if self.fd < 0:
+            self.halt()  # it would make its own
             self._made = True
             self.fd = os.open(self.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self.fd
 
+    def halt(self) -> None:
+        """The front takes no writes any more, until it is armed again. Before anything but the front changes the file,
+        its log or what is noted of it, or asks for an order among writes."""
+        if self.stream is not None:
+            self.stream.disarm()
+
+    def arm(self, span_bytes: int) -> None:
+        """The front takes writes, which go on here and in the log."""
+        assert self.stream is not None
+        assert self._logging
+        assert self.backed is None
+        self.stream.arm(self.fd, *self.log.place, span_bytes)
+
+    def arm_new(self, span_bytes: int) -> bool:
+        """As `arm`, for a file of which nothing is here yet; False: there is."""
+        assert self.stream is not None
+        if self._made or self.log.there or self._logging or self.dirty or self.backed is not None:
+            return False
+        header = self.log.header(self.base_version)
+        self.stream.arm_new(os.fsencode(self.name), os.fsencode(self.log.name), header, span_bytes)
+        return True
+
     def _log(self) -> RangeLog:
+        self.halt()
         if not self._logging:
             self.log.start(self.base_version, self.pending)
             self._logging = True
@@ -145,6 +172,7 @@ class WorkingFile:
         """From now on the log says that the file may be written to unseen: to be called before anybody can. Raises
         OSError."""
         assert self.backed is not None
+        self.halt()
         self.open()
         self.log.backed = self.backed.seal
         if self.captured is None:
@@ -155,6 +183,9 @@ class WorkingFile:
 
     def close(self) -> None:
         """Let go of descriptors; the files stay."""
+        if self.stream is not None:
+            self.stream.end()
+            self.stream = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -210,6 +241,27 @@ class WorkingFile:
         """Note that the bytes stored at [start, end) count: log first, so that the write may be acknowledged after
         this. Raises OSError; then the write must fail."""
         self._log().write(start, end, time_ns)
+        self._wrote(start, end, time_ns, now_s)
+        self._compact()
+
+    def taken(
+        self,
+        fds: tuple[int, int],
+        log_end: int,
+        last: tuple[int, int],
+        ranges: Iterable[tuple[int, int]],
+        time_ns: int,
+        now_s: float,
+    ) -> None:
+        """Note what the front has stored, and logged, of this file; it may have made both files."""
+        self.fd, self._made = fds[0], True
+        self.log.appended(fds[1], log_end, last)
+        for start, end in ranges:
+            self._logging = True
+            self._wrote(start, end, time_ns, now_s)
+        self._compact()
+
+    def _wrote(self, start: int, end: int, time_ns: int, now_s: float) -> None:
         if not self.pending:
             self.dirty_since_s = now_s
         self.pending.write(start, end, time_ns)
@@ -218,15 +270,16 @@ class WorkingFile:
         if start != self.last_end:
             self.run_start = start
         self.last_end = end
-        self._compact()
 
     def _compact(self) -> None:
         ranges = len(self.pending.dirty) + len(self.pending.holes)
         if self.log.entries > _COMPACT_ENTRIES + 4 * ranges and self.captured is None:
+            self.halt()
             self.log.start(self.base_version, self.pending)
 
     def truncate(self, size: int, time_ns: int, now_s: float) -> None:
         """An observed truncate, down or up. Raises OSError."""
+        self.halt()
         if os.fstat(self.open()).st_size > size or self.backed is not None:
             os.ftruncate(self.fd, size)
         if self.backed is not None:
@@ -313,6 +366,7 @@ class WorkingFile:
     def capture(self) -> Pending:
         """Everything pending becomes what a publish is about to commit. Raises OSError."""
         assert self.captured is None, "one publish at a time for each working file"
+        self.halt()
         self._log().capture()
         self.captured = self.pending
         self.pending = Pending()
@@ -337,6 +391,7 @@ class WorkingFile:
         in memory is right then, and a restart publishes again what need not be."""
         assert self.captured is not None
         assert not self.undecided
+        self.halt()
         rest = self.captured
         self.captured = None
         if rest:
@@ -353,6 +408,7 @@ class WorkingFile:
 
     def changed_elsewhere(self) -> None:
         """The inode's contents were changed by someone else: clean bytes here may be outdated, dirty ones stay."""
+        self.halt()
         self.foreign += 1
         self.valid.clear()
         self.sums.clear()
@@ -371,6 +427,7 @@ class WorkingFile:
 
     def discard(self) -> None:
         """Forget all unpublished changes: the inode is gone, or they are kept elsewhere. Not while it is published."""
+        self.halt()
         self.pending = Pending()
         self.captured = None
         self.undecided.clear()
@@ -393,6 +450,7 @@ class WorkingFile:
 
     def resume(self, pending: Pending, base_version: int, now_s: float) -> None:
         """Go on from what a log said. Raises OSError."""
+        self.halt()
         self.pending = pending
         self.base_version = base_version
         self.dirty_since_s = now_s

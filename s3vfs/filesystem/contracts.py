@@ -185,6 +185,15 @@ class FileContents(Protocol):
 
     def opened(self, ino: int, writable: bool) -> None: ...
 
+    def created(self, ino: int, inode: Inode) -> None:
+        """A new file, as it is now, was opened for writing: writes may be taken without asking."""
+        ...
+
+    def reconsider(self, ino: int) -> None:
+        """Mode or extended attributes of the inode may have changed: what was taken for granted of them is asked for
+        again."""
+        ...
+
     def closed(self, ino: int, writable: bool) -> None: ...
 
     async def lend(

@@ -120,6 +120,12 @@ class Files(Names, Attributes):
         file.with_kernel = True
         return file.lent
 
+    def expect_writes(self, handle: int, made: Found) -> None:
+        """The handle of a file that was just created goes to the kernel now: writes to it may arrive without a call."""
+        file = self._file(handle)
+        if file.writable and file.lent is None:
+            self._contents.created(file.ino, made.inode)
+
     def _remove(self, handle: int) -> None:
         file = self._files.pop(handle)
         if file.with_kernel:
@@ -271,6 +277,7 @@ class Files(Names, Attributes):
         await self._refuse_privileges(ino, new, caller)
         found = await super().setattr(ino, new, caller, by_handle=by_handle)
         if new.mode is not None and new.mode & (stat.S_ISUID | stat.S_ISGID):
+            self._contents.reconsider(ino)
             for file in self._files.values():
                 if file.ino == ino:
                     file.privileges_settled = file.caller.uid == 0

@@ -56,6 +56,7 @@ class ExtendedAttributes(Attributes):
             return Setxattr(ino, name, value, flags | (XATTR_DROP_SETGID if drop else 0), time_ns)
 
         await self._commit(evaluate, ino)
+        self._contents.reconsider(ino)
 
     async def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
         await self._session.fresh(ATTRIBUTES_WITHIN_S)

@@ -28,9 +28,11 @@ def refusing_locks() -> str:
 
 
 @contextmanager
-def native_handlers(begin: Callable[..., object], *, passthrough: bool = False) -> Iterator[None]:
-    """Around pyfuse3.init: the session that it makes passes the extension's requests to `begin`, and asks the kernel
-    for passthrough.
+def native_handlers(
+    begin: Callable[..., object], *, passthrough: bool = False, noted: Callable[..., object] | None = None
+) -> Iterator[None]:
+    """Around pyfuse3.init: the session that it makes passes the extension's requests to `begin`, asks the kernel for
+    passthrough, and has a front that tells `noted` what it has taken.
 
     Raises NoHandlers afterwards when the session has neither these handlers nor refusing ones.
     """
@@ -39,7 +41,7 @@ def native_handlers(begin: Callable[..., object], *, passthrough: bool = False) 
             yield
         return
     before = interpose.sessions()
-    interpose.install(begin, passthrough)
+    interpose.install(begin, passthrough, noted)
     try:
         yield
     finally:

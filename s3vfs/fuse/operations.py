@@ -277,6 +277,7 @@ class Operations(pyfuse3.Operations):
                 raise PosixError(errno.ESTALE) from None
             raise
         info = await self._file_info(handle, found.ino, flags, created=True)
+        self._filesystem.expect_writes(handle, found)
         return info, self._entry(found)
 
     async def _file_info(self, handle: int, ino: int, flags: int, *, created: bool = False) -> pyfuse3.FileInfo:

@@ -16,10 +16,11 @@ import trio
 from s3vfs.errors import MountError
 from s3vfs.filesystem import Filesystem
 from s3vfs.fuse.extra_operations import ExtraOperations
+from s3vfs.fuse.front import NativeFront, read_eagerly
 from s3vfs.fuse.handlers import BUILD_HINT, NoHandlers, native_handlers
 from s3vfs.fuse.invalidation import Invalidator
 from s3vfs.fuse.kernel import KernelCache
-from s3vfs.fuse.libfuse import pyfuse3
+from s3vfs.fuse.libfuse import interpose, pyfuse3
 from s3vfs.fuse.mountinfo import mount_at, read_mounts
 from s3vfs.fuse.mountpoint import resolve, unmount
 from s3vfs.fuse.operations import Operations
@@ -65,6 +66,7 @@ async def serve(
     options: MountOptions,
     ready: Callable[[], None],
     passthrough: Passthrough | None = None,
+    front: NativeFront | None = None,
 ) -> None:
     """Mount and serve until somebody unmounts, or the caller cancels; then nothing is mounted.
 
@@ -87,7 +89,9 @@ async def serve(
         passthrough=passthrough,
     )
     extra = ExtraOperations(filesystem, kernel, operations.errnos)
-    _make_session(operations, extra, mountpoint, options, passthrough)
+    if front is not None:
+        front.wrote = kernel.wrote
+    _make_session(operations, extra, mountpoint, options, passthrough, front)
 
     def answers() -> None:
         if passthrough is not None:
@@ -109,17 +113,21 @@ def _make_session(
     mountpoint: str,
     options: MountOptions,
     passthrough: Passthrough | None,
+    front: NativeFront | None,
 ) -> None:
     """Mount, with the extension's handlers beside pyfuse3's, or with handlers that refuse locks. With neither the
     kernel would grant locks by itself, so then nothing stays mounted."""
     try:
-        with native_handlers(extra.begin, passthrough=passthrough is not None and passthrough.wanted):
+        noted = front.noted if front is not None and front.available else None
+        with native_handlers(extra.begin, passthrough=passthrough is not None and passthrough.wanted, noted=noted):
             pyfuse3.init(operations, mountpoint, options.as_fuse_options())
     except RuntimeError as error:
         raise MountError(f"cannot mount on {mountpoint}: {error}", hint="the lines above say why") from None
     except NoHandlers as error:
         pyfuse3.close(unmount=True)
         raise MountError(f"cannot mount on {mountpoint}: {error}", hint=BUILD_HINT) from None
+    if interpose is not None:
+        read_eagerly()
 
 
 async def _run(

@@ -15,6 +15,7 @@ from s3vfs.data.contents import Contents
 from s3vfs.data.protocol import MIB, Limits, Sizes
 from s3vfs.errors import S3vfsError, Unpublished
 from s3vfs.filesystem import Filesystem
+from s3vfs.fuse.front import NativeFront
 from s3vfs.fuse.handlers import refusing_locks
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.passthrough import Passthrough
@@ -88,6 +89,9 @@ class Service:
         self._filesystem = Filesystem(session, self._contents, read_only=settings.read_only)
         self._passthrough = Passthrough(settings.io, directory.working)
         self._contents.use(self._passthrough)
+        self._front = NativeFront(settings.io, self._contents)
+        if self._front.available:
+            self._contents.stand_behind(self._front)
 
     async def run(self, mounted: Callable[[], None]) -> None:
         """Mount, call `mounted` once the mount answers, serve until it is unmounted, publish the rest.
@@ -114,7 +118,9 @@ class Service:
                         options=options,
                         ready=mounted,
                         passthrough=self._passthrough,
+                        front=self._front,
                     )
+                self._contents.stand_behind(None)
                 if not settings.read_only:
                     await self._publish_rest()
                 nursery.cancel_scope.cancel()
@@ -193,6 +199,7 @@ class Service:
     def status(self) -> dict[str, Any]:
         """Everything that `s3vfs status` shows of a mount beyond its registry record."""
         session, contents = self._session.status(), self._contents.status()
+        front = self._front.available
         return {
             **describe_base(self._session, self._volume),
             "applied_seq": self._session.applied_seq,
@@ -206,8 +213,9 @@ class Service:
             },
             "io": {
                 "asked": self._settings.io,
-                "served": "passthrough" if self._passthrough.available else "python",
+                "served": "passthrough" if self._passthrough.available else "front" if front else "python",
                 "reason": self._passthrough.refused,
+                "front": self._front.counts() if front else {"reason": self._front.refused},
                 **contents["lent"],
             },
             "locks": {**self._filesystem.lock_status(), "refused": refusing_locks()},

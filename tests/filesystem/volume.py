@@ -40,6 +40,10 @@ class SizesOnly:
     async def harvest(self, ino: int) -> int:
         return 0
 
+    def created(self, ino: int, inode: Inode) -> None: ...
+
+    def reconsider(self, ino: int) -> None: ...
+
     def lags(self, ino: int) -> bool:
         return False
 

@@ -11,8 +11,10 @@ The root has the files a and b. What happens to a request is written on it, so t
     lseek                     data begins at 4096, the hole at 8192
     setxattr                  user.there exists
     open of a                 where there is a file NOTES.backing, the kernel is to read and write that
+    open of b                 where there is a file NOTES.front, the front is to take writes: NOTES.front is JSON, the
+                              names of the working file and of its log, span_bytes and allow_bytes
 
-Each call becomes a line of JSON in NOTES.
+Each call becomes a line of JSON in NOTES. So does what the front has taken; with NOTES.halt it takes no more then.
 """
 
 from __future__ import annotations
@@ -26,16 +28,21 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from s3vfs.data.rangelog import RangeLog
 from s3vfs.errors import PosixError, StoreUnreachable
 from s3vfs.filesystem import Caller, Conflict, Filesystem, Found, Lent, LockKind, Statistics
+from s3vfs.fuse.front import NativeFront
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.fuse.serve import serve
 from s3vfs.namespace.rows import ROOT_INO, Inode
+
+if TYPE_CHECKING:
+    from s3vfs.fuse.native._interpose import Stream
 
 _FILES = {b"a": 2, b"b": 3}
 _ROOT = Inode(stat.S_IFDIR | 0o777, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
@@ -56,6 +63,10 @@ class Double:
         self._backing = notes.with_suffix(".backing")
         self.passthrough = Passthrough("passthrough", notes.parent)
         self._lent: list[int] = []
+        self.front = NativeFront("front", self)
+        self._fronted = notes.with_suffix(".front")
+        self._halt = notes.with_suffix(".halt")
+        self._stream: Stream | None = None
         self._handles: dict[int, int] = {}
         self._last = 0
 
@@ -107,7 +118,35 @@ class Double:
     ) -> int:
         self._last += 1
         self._handles[self._last] = ino
+        if ino == _FILES[b"b"] and self._fronted.exists():
+            self._arm()
         return self._last
+
+    def expect_writes(self, handle: int, made: Found) -> None: ...
+
+    def _arm(self) -> None:
+        wanted = json.loads(self._fronted.read_text())
+        if self._stream is None:
+            self._stream = self.front.stream(_FILES[b"b"])
+        log = RangeLog(wanted["log"], _FILES[b"b"], "boot", 5, left_behind=False)
+        self._stream.arm_new(
+            os.fsencode(wanted["file"]), os.fsencode(wanted["log"]), log.header(9), wanted["span_bytes"]
+        )
+        self._stream.set_plain(True)
+        self.front.allow(wanted["allow_bytes"] - self.front.allow(0))
+
+    def taken(
+        self,
+        ino: int,
+        fds: tuple[int, int],
+        log_end: int,
+        last: tuple[int, int],
+        time_ns: int,
+        ranges: tuple[tuple[int, int], ...],
+    ) -> None:
+        self.note("taken", ino=ino, open=[fd >= 0 for fd in fds], log_end=log_end, last=last, ranges=ranges)
+        if self._halt.exists() and self._stream is not None:
+            self._stream.disarm()
 
     async def lend(self, handle: int, *, created: bool) -> Lent | None:
         if self._handles[handle] != _FILES[b"a"] or not self._backing.exists():
@@ -235,6 +274,7 @@ async def run(double: Double, mountpoint: str) -> None:
                 options=MountOptions(source="double"),
                 ready=partial(double.note, "ready"),
                 passthrough=double.passthrough,
+                front=double.front,
             )
             nursery.cancel_scope.cancel()
     double.note("ended")

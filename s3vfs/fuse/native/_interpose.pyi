@@ -1,4 +1,4 @@
-"""What interpose.c and passthrough.c show to Python."""
+"""What interpose.c, passthrough.c and front.c show to Python."""
 
 from collections.abc import Callable
 from typing import final
@@ -37,7 +37,47 @@ class Request:
         """Have `callback` called when a signal reaches the one who waits: now, when it has already. It may not answer.
         Once a request."""
 
-def install(handler: Callable[..., object] | None, passthrough: bool = False, /) -> None:
+@final
+class Stream:
+    """What the front may do with one inode by itself; at first nothing. Raises ValueError for an inode that has one."""
+
+    def __new__(cls, ino: int, /) -> Stream: ...
+    @property
+    def armed(self) -> bool:
+        """Whether it takes writes."""
+
+    def arm(self, fd: int, log_fd: int, log_end: int, last_start: int, last_end: int, span_bytes: int, /) -> None:
+        """Take writes from now on, into these files. `last_start`, `last_end`: the range of the log's last entry, if
+        that is a write, which then may grow; else -1. A write that reaches a multiple of `span_bytes` is not taken.
+        Both descriptors are the caller's, and live until `disarm`, and so does what is said of the log."""
+
+    def arm_new(self, path: bytes, log_path: bytes, log_head: bytes, span_bytes: int, /) -> None:
+        """As `arm`, for files that are not there: the first write makes them, and what is noted then has their
+        descriptors."""
+
+    def disarm(self) -> None: ...
+    def set_plain(self, plain: bool, /) -> None:
+        """Whether the inode is known to have no security.capability."""
+
+    def end(self) -> None:
+        """Disarmed for ever. Its inode may get another one."""
+
+def more() -> bool:
+    """Whether the main loop should try to read a request again without a turn of trio's loop."""
+
+def turned() -> None:
+    """The loop has had a turn."""
+
+def allow(more_bytes: int, /) -> int:
+    """All streams together may take so many bytes more. How many that are now."""
+
+def front_counts() -> dict[str, int]:
+    """What was answered in this session: writes, written_bytes, xattrs; how often the front looked again for a request
+    (looks), and how often there was none (vain_looks)."""
+
+def install(
+    handler: Callable[..., object] | None, passthrough: bool = False, noted: Callable[..., object] | None = None, /
+) -> None:
     """A session that pyfuse3 makes from now on calls `handler(call, Request, *arguments)`, on the thread that runs
     pyfuse3's main loop, until its end. Those calls, and their arguments, all int but where said:
 
@@ -53,6 +93,10 @@ def install(handler: Callable[..., object] | None, passthrough: bool = False, /)
         setxattr         ino, name (bytes), value (bytes), flags
 
     None: new sessions are left alone. `passthrough`: such a session asks the kernel for it.
+
+    `noted`: it has a front, which calls this after it has taken writes, before anything else happens on that thread:
+    inode, fd, log fd, the log's end, start and end of its last entry, the last write's time in ns, the ranges as a
+    tuple of (start, end). Without ranges it tells of files that it has made and could not write to. It may not raise.
     """
 
 def passthrough() -> bool:

@@ -18,6 +18,7 @@
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
+#include "front.h"
 #include "passthrough.h"
 
 #include <structmember.h>
@@ -42,7 +43,8 @@
 #endif
 
 static PyObject *installed;    /* the callable for the next session, or NULL */
-static int passing;            /* whether that session asks for passthrough */
+static PyObject *noted;        /* what its front calls, or NULL: it has none */
+static int passing;            /* whether it asks for passthrough */
 static PyObject *serving;      /* the callable of the session that has our handlers, or NULL */
 static unsigned long sessions; /* how many sessions have had our handlers */
 
@@ -450,6 +452,7 @@ static void on_destroy(void *userdata)
     while (open_requests)
         drop(open_requests, ENOTCONN);
     Py_CLEAR(serving);
+    front_end();
     passthrough_device(-1);
     PyGILState_Release(state);
 }
@@ -512,7 +515,7 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 
 static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 {
-    ssize_t length = read(fd, buffer, size);
+    ssize_t length = front_read(fd, buffer, size);
 
     (void)userdata;
     if (!init_answered && length > 0)
@@ -554,6 +557,7 @@ VISIBLE struct fuse_session *SESSION_NEW(struct fuse_args *args, const struct fu
     wanted = installed != NULL;
     if (wanted) {
         add_handlers(&ops, installed);
+        front_begin(noted);
         passthrough_begin(passing);
     }
     PyGILState_Release(state);
@@ -570,8 +574,12 @@ VISIBLE int fuse_session_mount(struct fuse_session *session, const char *mountpo
     int result = real ? real(session, mountpoint) : -1;
 
     if (result == 0 && session == ours) {
-        passthrough_device(fuse_session_fd(session));
-        result = fuse_session_custom_io(session, &io, fuse_session_fd(session));
+        int fd = fuse_session_fd(session);
+
+        passthrough_device(fd);
+        result = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+        if (result == 0)
+            result = fuse_session_custom_io(session, &io, fd);
     }
     return result;
 }
@@ -580,19 +588,21 @@ VISIBLE int fuse_session_mount(struct fuse_session *session, const char *mountpo
 
 static PyObject *install(PyObject *module, PyObject *args)
 {
-    PyObject *before = installed, *handler;
+    PyObject *before = installed, *noted_before = noted, *handler, *note = Py_None;
     int pass = 0;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "O|p:install", &handler, &pass))
+    if (!PyArg_ParseTuple(args, "O|pO:install", &handler, &pass, &note))
         return NULL;
     if (handler != Py_None && !PyCallable_Check(handler)) {
         PyErr_SetString(PyExc_TypeError, "install: a callable or None");
         return NULL;
     }
     installed = handler == Py_None ? NULL : Py_NewRef(handler);
+    noted = note == Py_None ? NULL : Py_NewRef(note);
     passing = pass;
     Py_XDECREF(before);
+    Py_XDECREF(noted_before);
     Py_RETURN_NONE;
 }
 
@@ -616,6 +626,10 @@ static PyMethodDef functions[] = {
     {"backing_open", passthrough_backing_open, METH_VARARGS, "Register a file: the id that replies may carry."},
     {"backing_close", passthrough_backing_close, METH_VARARGS, "The id may be carried no longer."},
     {"carry", passthrough_carry, METH_VARARGS, "The reply that opens this handle carries an id: handle, id, direct."},
+    {"more", front_more, METH_NOARGS, "Whether to read again, without a turn of the loop."},
+    {"turned", front_turned, METH_NOARGS, "The loop has had a turn."},
+    {"allow", front_allow, METH_VARARGS, "The front may take so many bytes more; how many that are now."},
+    {"front_counts", front_counts, METH_NOARGS, "What the front has answered in this session."},
     {"sessions", count_sessions, METH_NOARGS, "How many sessions have been made with handlers of ours."},
     {"versions", versions, METH_NOARGS, "libfuse's version: of the headers, and of the library that is loaded."},
     {NULL, NULL, 0, NULL},
@@ -636,7 +650,8 @@ PyMODINIT_FUNC PyInit__interpose(void)
     if (!module)
         return NULL;
     request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
-    if (!request_type || PyModule_AddObjectRef(module, "Request", (PyObject *)request_type) < 0) {
+    if (!request_type || PyModule_AddObjectRef(module, "Request", (PyObject *)request_type) < 0 ||
+        front_add_types(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }
