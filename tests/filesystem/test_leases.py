@@ -25,6 +25,7 @@ from s3vfs.objects.faults import Failure, Fault, Rule
 from s3vfs.session.options import SessionOptions
 from s3vfs.session.session import Session
 from s3vfs.session.spill import Spill
+from tests.data.double import Kernel
 from tests.session.histories import run, scripted
 from tests.session.volume import Client, Place
 
@@ -253,6 +254,32 @@ def test_a_close_that_is_refused_for_want_of_quota_does_not_come_over_what_other
                 await one.fs.fsync(handle)
             with pytest.raises(PosixError, match="quota"):
                 await one.close(handle)
+
+    run(tmp_path, main)
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_small_file_that_a_kernel_writes_is_closed_at_once(tmp_path: Path, uid: int) -> None:
+    """What it has written until then is found; what was stored to a mapping after the close, with the release."""
+    caller = Caller(uid, uid)
+
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        async with mounted(client) as one, mounted(place.client(2)) as two:
+            one.contents.use(Kernel())
+            await one.create(b"first")
+            handle, found = await one.fs.create(ROOT_INO, b"file", 0o644, os.O_RDWR, caller)
+            assert await one.fs.lend(handle, created=True)
+            path = client.cache / "data-1" / "working" / f"{found.ino:016x}"
+            with os.fdopen(os.open(path, os.O_RDWR), "r+b") as kernel:
+                kernel.write(b"written")
+                kernel.flush()
+                before = one.session.applied_seq
+                assert one.fs.flush_at_once(handle)
+                kernel.write(b" and stored")
+            assert one.fs.release_at_once(handle)
+            assert one.session.applied_seq == before
+            assert await two.read(b"file") == b"written and stored"
 
     run(tmp_path, main)
 
