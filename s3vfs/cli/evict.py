@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 import trio
 
@@ -15,6 +16,7 @@ from s3vfs.cli.arguments import add_json, add_url, checked, parse_seconds, store
 from s3vfs.cli.volume import command_environment, commanding, opened
 from s3vfs.errors import S3vfsError, SessionBusy
 from s3vfs.namespace.rows import Rows
+from s3vfs.session.options import RECALL_PATIENCE_S
 
 EXAMPLES = """\
   s3vfs status s3://bucket/volume            shows the sessions and their ids
@@ -50,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=checked(parse_seconds),
         default=WAIT_S,
         metavar="S",
-        help=f"how long it has to answer [{WAIT_S:g}]",
+        help=f"how long it has to answer [{WAIT_S:g}]; at least {RECALL_PATIENCE_S:g} where it holds leases",
     )
     add_json(parser)
 
@@ -75,5 +77,8 @@ async def _evict(arguments: argparse.Namespace) -> None:
             row = Rows(txn).session(sid)
         if row is None:
             raise NoSession(f"{store.url} has no session {sid:016x}", hint="it has ended, or never was")
+        patience_s = command.patience_s(sid, arguments.wait)
+        if patience_s > arguments.wait:
+            print(f"session {sid:016x} holds leases: it has {patience_s:g} s to answer", file=sys.stderr)
         if not await command.evict(sid, wait_s=arguments.wait):
             raise SessionBusy(f"session {sid:016x} ({row.label}) is alive", hint="unmount it where it runs")

@@ -308,22 +308,28 @@ class Contents:
             self._upkeep.check()
         file = self._writable(ino)
         working = file.working
-        now_s = trio.current_time()
         with local_disk(), working.changing(offset, offset + length):
             if length <= self._limits.inline_bytes and not file.storing.locked():
                 working.store(offset, view)
-                working.written(offset, offset + length, self._session.environment.wall_ns(), now_s)
+                working.written(offset, offset + length, self._session.environment.wall_ns(), trio.current_time())
                 self._fronting.wrote(file)
             else:
                 async with file.storing:
                     self._upkeep.check()  # what is stored after the spill would be in neither
-                    working.touch(offset, offset + length, now_s)
-                    await self._session.environment.run(working.store, offset, view)
-                    working.written(offset, offset + length, self._session.environment.wall_ns(), now_s)
+                    await self._store(working, offset, view)
+                    working.written(offset, offset + length, self._session.environment.wall_ns(), trio.current_time())
         if (offset + length) // self._sizes.object_bytes != offset // self._sizes.object_bytes:
             self._upkeep.settled(file)
         self._upkeep.wake()
         return length
+
+    async def _store(self, working: WorkingFile, offset: int, view: memoryview) -> None:
+        """Into the local file, by who has `storing`; in a worker thread where it is much."""
+        if len(view) <= self._limits.inline_bytes:
+            working.store(offset, view)
+        else:
+            working.touch(offset, offset + len(view), trio.current_time())
+            await self._session.environment.run(working.store, offset, view)
 
     async def truncate(self, ino: int, size: int) -> None:
         """Set the size, down or up. In the journal with the next publish of the file."""
@@ -430,17 +436,13 @@ class Contents:
             return None
         async with file.storing:
             self._upkeep.check()
-            offset, now_s = self._size(file), trio.current_time()
+            offset = self._size(file)
             end = offset + len(view)
             with local_disk(), working.changing(offset, end):
-                if len(view) <= self._limits.inline_bytes:
-                    working.store(offset, view)
-                else:
-                    working.touch(offset, end, now_s)
-                    await self._session.environment.run(working.store, offset, view)
+                await self._store(working, offset, view)
                 if self._size(file) != offset or not deferral.acknowledge(file, len(view)):
                     return None
-                working.written(offset, end, self._session.environment.wall_ns(), now_s)
+                working.written(offset, end, self._session.environment.wall_ns(), trio.current_time())
         self._upkeep.wake()
         return offset
 

@@ -41,7 +41,8 @@ _PAUSE_S = 1.0
 @dataclass(eq=False, slots=True)
 class _Close:
     """One acknowledged close. `sent`: its ops are in the batch, or never will be. `done`: their fate is known, or they
-    were never sent (`failed`) and are tried again."""
+    were never sent (`failed`) and are tried again. `in_parts`: its bytes, of which there have become many since, take
+    several records."""
 
     file: OpenFile
     lease: LeaseId
@@ -49,6 +50,7 @@ class _Close:
     sent: trio.Event = field(default_factory=trio.Event)
     done: trio.Event = field(default_factory=trio.Event)
     failed: bool = False
+    in_parts: bool = False
 
 
 _NONE: Sequence[None] = (None,)
@@ -166,7 +168,10 @@ class Deferral:
         """See `session.batches.Companion`."""
         if self._nursery is None:
             return {close.lease for close in self._due.values() if close.file.working.dirty}
-        due, self._due = self._due, {}
+        in_parts = self._in_parts()
+        due = {ino: close for ino, close in self._due.items() if ino not in in_parts}
+        # Another close of such a file would wait for the records of the first, and those for this batch.
+        self._due = {ino: close for ino, close in self._due.items() if ino in in_parts}
         for ino, close in due.items():
             self._leaving.setdefault(ino, []).append(close)
         if due:
@@ -174,7 +179,15 @@ class Deferral:
         for close in due.values():
             if not close.sent.is_set():
                 await close.sent.wait()
-        return {close.lease for close in due.values() if close.failed}
+        unsent = {close.lease for close in due.values() if close.failed}
+        for ino, close in self._in_parts().items():
+            unsent.add(close.lease)
+            self._session.note_close(ino, close.lease)  # the rest comes with a later batch
+        return unsent
+
+    def _in_parts(self) -> dict[int, _Close]:
+        """Closes of which some records are still to come: only then may their leases end."""
+        return {ino: closes[0] for ino, closes in self._leaving.items() if closes[0].in_parts}
 
     async def _publish_all(self, closes: Sequence[_Close]) -> None:
         """One task for all files of one parcel each, since a task costs more than what is done for such a file."""
@@ -285,6 +298,7 @@ class Deferral:
             return
         try:
             with local_disk():
+                close.in_parts = not self._publisher.at_once(file.working)
                 await self._publisher.publish(file.working)
             file.failure = None
         except S3vfsError as error:
@@ -294,16 +308,20 @@ class Deferral:
 
     async def _failed(self, close: _Close, error: S3vfsError) -> None:
         file = close.file
-        if isinstance(error, SessionFenced):
-            await self._give_up(file, error)
-        elif isinstance(error, PosixError) and error.errno in (errno.ESTALE, COVERED):
+        if isinstance(error, PosixError) and error.errno in (errno.ESTALE, COVERED):
             await self._give_up(file, acknowledged_lost("the lease was gone before this close was in the bucket"))
+        elif isinstance(error, SessionFenced | PosixError):
+            # Refused, for want of quota perhaps. The lease may have gone with the same record, so that others can have
+            # written since: later these bytes must not come over theirs.
+            await self._give_up(file, error)
         else:
-            close.failed = isinstance(error, StoreError)
+            if not isinstance(error, StoreError):
+                close.sent.set()  # the local disk: names and the lease do not wait for that
+            close.failed = True
             self._report(file, error)
 
     def _report(self, file: OpenFile, error: S3vfsError) -> None:
-        """R10. Where the bucket was not the reason the background goes on trying, lease or not."""
+        """R10. It is tried again, under the same lease."""
         file.failure = error
         file.failed_attempt = file.attempt
         file.retry_at_s = trio.current_time() + _PAUSE_S

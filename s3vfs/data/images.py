@@ -80,13 +80,35 @@ class Images:
         ranges, doubtful = self._sort(file, backed, seen, spans)
         for sector in doubtful:
             await self._compare(file, backed, sector, spans, ranges)
-        size = state.st_size
+        self._note(file, backed, ranges, state)
+
+    def harvest_at_once(self, file: OpenFile) -> bool:
+        """As `harvest`, where nothing has to be waited for: the file is small, and nothing of it was published before.
+        False: nothing was done. No checkpoint. Raises OSError."""
+        working, backed = file.working, file.working.backed
+        if backed is None or not backed.writable:
+            return True
+        if file.lost or file.storing.locked():
+            return False
+        state = working.status()
+        if state.st_size > self._limits.inline_bytes:
+            return False
+        seen, spans = scan(working.open(), state.st_size, self._sizes.sector_bytes)
+        ranges, doubtful = self._sort(file, backed, seen, spans)
+        if doubtful:
+            return False
+        self._note(file, backed, ranges, state)
+        return True
+
+    def _note(self, file: OpenFile, backed: Backed, ranges: RangeSet, state: os.stat_result) -> None:
+        """These were written. `state`: of the local file, from before it was read."""
+        seal = Seal.of(state)
         self._without_holes(file, ranges)
         if ranges or (seal.size, seal.mtime_ns) != (backed.seal.size, backed.seal.mtime_ns):
-            working.found(ranges, size, *backed.times(state), trio.current_time())
+            file.working.found(ranges, state.st_size, *backed.times(state), trio.current_time())
             self._wake()
         backed.seal = seal
-        working.log.backed = seal
+        file.working.log.backed = seal
 
     def _without_holes(self, file: OpenFile, ranges: RangeSet) -> None:
         """Holes are told to the byte, but the local file system has them by blocks: zeros in the rest of a block, and

@@ -104,10 +104,11 @@ class Lending:
                     backed = self._give_back(file, backed)
                 if backed is None and not (writable or created or direct or file.cached) and self._available():
                     await self._claim(file)
-                if created and writable and not direct:
-                    self._begin(file)
                 # No checkpoint from here on.
-                lent = self._number(file, writable=writable, direct=direct, uid=uid)
+                trusted = writable and self._may_be_written(file.ino)
+                if created and trusted and not direct:
+                    self._begin(file)
+                lent = self._number(file, writable=writable, trusted=trusted, direct=direct, uid=uid)
                 if lent is None:
                     file.cached += 1
                 elif readable and file.working.backed is not None:
@@ -129,12 +130,12 @@ class Lending:
     def _available(self) -> bool:
         return self.passage is not None and self.passage.available
 
-    def _number(self, file: OpenFile, *, writable: bool, direct: bool, uid: int) -> Lent | None:
+    def _number(self, file: OpenFile, *, writable: bool, trusted: bool, direct: bool, uid: int) -> Lent | None:
         backed = file.working.backed
         if backed is None or file.cached or not self._available():
             return None
         assert self.passage is not None
-        if writable and not self._may_be_written(file.ino):
+        if writable and not trusted:
             if not backed.carried:
                 return None
             direct = True
@@ -200,7 +201,7 @@ class Lending:
     def _begin(self, file: OpenFile) -> None:
         """A file that has just been created: its working file is whole, being empty."""
         working = file.working
-        if working.backed is not None or working.dirty or not self._available() or not self._may_be_written(file.ino):
+        if working.backed is not None or working.dirty or not self._available():
             return
         with self._session.view() as txn:
             rows = Rows(txn)
@@ -210,9 +211,12 @@ class Lending:
             origin = Origin.of(rows, file.ino, inode)
         working.base_version = inode.version
         try:
-            os.ftruncate(working.open(), 0)
+            state = os.fstat(working.open())
+            if state.st_size:  # only then: ext4 writes a file to disk at its close that was truncated to nothing
+                os.ftruncate(working.open(), 0)
+                state = working.status()
             backed = Backed(self._sizes.sector_bytes, origin, floor_ns=inode.ctime_ns)
-            backed.seal = Seal.of(working.status())
+            backed.seal = Seal.of(state)
             working.backed = backed
         except OSError as error:
             _log.warning("inode %d is not lent to the kernel: %s", file.ino, error)

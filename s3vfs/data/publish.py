@@ -74,6 +74,10 @@ def divide(dirty: RangeSet, object_bytes: int) -> tuple[list[int], list[list[Pie
     return regions, groups
 
 
+def _one_commit(regions: Sequence[int], groups: Sequence[list[Piece]]) -> bool:
+    return len(regions) <= _REGIONS_IN_COMMIT and len(groups) <= 1
+
+
 class Publisher:
     """Publishes working files. One publish at a time for each file: the caller sees to that."""
 
@@ -187,7 +191,7 @@ class Publisher:
         """The first half of `publish`, for a file of which all that is pending is one parcel; `end` is the other, once
         the parcel, which the caller puts into the packer, is done. None for any other file; nothing has happened then.
         No checkpoint. Raises OSError."""
-        if file.captured is not None or file.backed is not None or file.pending.holes or not file.pending.dirty:
+        if file.captured is not None or file.pending.holes or not file.pending.dirty:
             return None
         regions, groups = divide(file.pending.dirty, self._sizes.object_bytes)
         if regions or len(groups) > 1:
@@ -229,12 +233,17 @@ class Publisher:
                     raise
         self._release(file)
 
+    def at_once(self, file: WorkingFile) -> bool:
+        """Whether `publish`, begun now, would take one commit."""
+        if file.captured is not None or len(file.pending.holes) > ONE_COMMIT_HOLES:
+            return False
+        return _one_commit(*divide(file.pending.dirty, self._sizes.object_bytes))
+
     async def _send(self, file: WorkingFile, captured: Pending) -> None:
         while len(captured.holes) > ONE_COMMIT_HOLES:
             await self._send_cuts(file, captured)
         regions, groups = divide(captured.dirty, self._sizes.object_bytes)
-        one_commit = len(regions) <= _REGIONS_IN_COMMIT and len(groups) <= 1
-        if not one_commit:
+        if not _one_commit(regions, groups):
             for at in range(0, len(regions), _REGIONS_IN_COMMIT):
                 await self._send_regions(file, captured, regions[at : at + _REGIONS_IN_COMMIT])
             await self._send_cuts(file, captured)

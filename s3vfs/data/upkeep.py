@@ -142,8 +142,10 @@ class Upkeep:
     def close_at_once(self, file: OpenFile) -> bool:
         """As `close`, where that needs no waiting, and nothing is to be told; False: nothing was done. No
         checkpoint."""
-        backed = file.working.backed
-        return file.untold is None and (backed is None or not backed.writable) and self._close_found(file)
+        try:
+            return file.untold is None and self.images.harvest_at_once(file) and self._close_found(file)
+        except OSError:
+            return False  # `close` meets it again, and reports it
 
     def release_at_once(self, file: OpenFile) -> bool:
         """As `close_at_once`, for the end of a handle, which nobody waits for: a close that is due takes along what came

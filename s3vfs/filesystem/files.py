@@ -206,7 +206,7 @@ class Files(Names, Attributes):
         file = self._file(handle)
         if not file.writable:
             return True
-        if not self._contents.close_at_once(file.ino):
+        if self._may_owe_privileges(file) or not self._contents.close_at_once(file.ino):
             return False
         self._session.require_kept(file.ino)
         return True
@@ -233,14 +233,23 @@ class Files(Names, Attributes):
     def release_at_once(self, handle: int) -> bool:
         """As `release`, where there is nothing to wait for. False: nothing was done. No checkpoint."""
         file = self._file(handle)
-        if file.writable and not self._contents.release_at_once(file.ino):
+        if file.writable and (self._may_owe_privileges(file) or not self._contents.release_at_once(file.ino)):
             return False
         self._remove(handle)
         return True
 
+    def _may_owe_privileges(self, file: FileHandle) -> bool:
+        """Whether the kernel may have written what takes privileges away."""
+        if file.lent is None or not file.writable or file.privileges_settled:
+            return False
+        try:
+            return bool(self._lost_privileges(file.ino, file.caller))
+        except PosixError:  # the inode is gone: whoever does without a checkpoint leaves that to who reports it
+            return True
+
     async def _settle_unseen(self, file: FileHandle) -> None:
         """A kernel that writes by itself takes no privileges away: that is done when it is found that it has."""
-        if file.lent is None or not file.writable or file.privileges_settled:
+        if not self._may_owe_privileges(file):
             return
         found = await self._contents.harvest(file.ino)
         if found != file.harvested:

@@ -189,9 +189,14 @@ class KernelCache:
     def _recheck(self, ino: int) -> None:
         """Have the kernel drop attributes that were given while the inode was open and hold no longer."""
         given = self._given_open.get(ino)
-        if given is not None and _shown(self._namespace.peek(ino)) != _shown(given):
+        if given is None:
+            return
+        found = self._namespace.peek(ino)
+        if _shown(found) != _shown(given):
             del self._given_open[ino]
-            self._invalidations.attributes(ino)
+            # Who has changed the size has gone through the kernel, which has forgotten the rest with it.
+            if found is None or found.inode.size == given.inode.size:
+                self._invalidations.attributes(ino)
 
     def keep_pages(self, ino: int) -> bool:
         """Whether an open may keep the pages that the kernel has of it. False: it drops them, so the next one may."""

@@ -12,7 +12,6 @@ import functools
 import os
 import stat
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from s3vfs.errors import PosixError
@@ -22,7 +21,7 @@ from s3vfs.fuse.errnos import Errnos
 from s3vfs.fuse.kernel import IN_FLIGHT_S, LINGER_S, KernelCache
 from s3vfs.fuse.libfuse import pyfuse3
 from s3vfs.fuse.passthrough import Passthrough
-from s3vfs.fuse.second_tries import OPEN_WITHIN_S, OTHER_WITHIN_S, SecondTries
+from s3vfs.fuse.second_tries import OPEN_WITHIN_S, OTHER_WITHIN_S, Serving
 from s3vfs.namespace.ops import RENAME_EXCHANGE
 
 if TYPE_CHECKING:
@@ -59,29 +58,6 @@ def _guarded(handler: _Handler[_Arguments, _Result]) -> _Handler[_Arguments, _Re
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
-
-
-class _Refusing:
-    """See `Operations._refusing`. A class, since it is entered for most requests."""
-
-    __slots__ = ("_ino", "_lasts_s", "_second_tries", "_serving", "_thread")
-
-    def __init__(self, second_tries: SecondTries, ino: int, thread: int, lasts_s: float) -> None:
-        self._second_tries = second_tries
-        self._ino = ino
-        self._thread = thread
-        self._lasts_s = lasts_s
-        self._serving = second_tries.serving(thread, ino)
-
-    def __enter__(self) -> None:
-        self._serving.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._serving.__exit__(kind, error, traceback)
-        if isinstance(error, PosixError) and error.errno == errno.ESTALE:
-            self._second_tries.refused(self._thread, self._ino, lasts_s=self._lasts_s)
 
 
 class Operations(pyfuse3.Operations):
@@ -282,9 +258,9 @@ class Operations(pyfuse3.Operations):
 
             yield check
 
-    def _refusing(self, ino: int, thread: int, *, lasts_s: float) -> _Refusing:
+    def _refusing(self, ino: int, thread: int, *, lasts_s: float) -> Serving:
         """Around a request about an inode. An ESTALE that leaves is remembered: the kernel walks the path once more."""
-        return _Refusing(self._kernel.second_tries, ino, thread, lasts_s)
+        return self._kernel.second_tries.serving(thread, ino, lasts_s=lasts_s)
 
     @_guarded
     async def create(

@@ -12,12 +12,14 @@ Methods are for the trio thread and have no checkpoint.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import TracebackType
 
+from s3vfs.errors import PosixError
 from s3vfs.namespace.rows import ROOT_INO
 
 Name = tuple[int, bytes]
@@ -46,6 +48,28 @@ class _Walk:
     name: Name | None = None
     leads_on: bool = True
     passed: set[int] = field(default_factory=set)
+
+
+class Serving:
+    """See `SecondTries.serving`. A class, since it is entered for most requests."""
+
+    __slots__ = ("_counted", "_ino", "_lasts_s", "_thread", "_tries")
+
+    def __init__(self, tries: SecondTries, thread: int, ino: int, lasts_s: float) -> None:
+        self._tries = tries
+        self._thread = thread
+        self._ino = ino
+        self._lasts_s = lasts_s
+        self._counted = False
+
+    def __enter__(self) -> None:
+        self._counted = self._tries.enter(self._thread, self._ino)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._counted:
+            self._tries.leave(self._ino)
+        if isinstance(error, PosixError) and error.errno == errno.ESTALE:
+            self._tries.refused(self._thread, self._ino, lasts_s=self._lasts_s)
 
 
 class SecondTries:
@@ -117,19 +141,22 @@ class SecondTries:
         """The look-up has failed: so does the call."""
         self._walks.pop(thread, None)
 
-    @contextlib.contextmanager
-    def serving(self, thread: int, ino: int) -> Iterator[None]:
-        """Around a request of the thread about this inode, from its arrival on."""
-        if self._expected_s.get((thread, ino), -math.inf) <= self._now_s():
-            yield
-            return
+    def serving(self, thread: int, ino: int, *, lasts_s: float = OTHER_WITHIN_S) -> Serving:
+        """Around a request of the thread about this inode, from its arrival on. An ESTALE that leaves it is remembered,
+        as by `refused`."""
+        return Serving(self, thread, ino, lasts_s)
+
+    def enter(self, thread: int, ino: int) -> bool:
+        """A request arrives: whether it is one that `expects` counts, until `leave`."""
+        if not self._expected_s or self._expected_s.get((thread, ino), -math.inf) <= self._now_s():
+            return False
         self._serving[ino] += 1
-        try:
-            yield
-        finally:
-            self._serving[ino] -= 1
-            if not self._serving[ino]:
-                del self._serving[ino]
+        return True
+
+    def leave(self, ino: int) -> None:
+        self._serving[ino] -= 1
+        if not self._serving[ino]:
+            del self._serving[ino]
 
     def expects(self, ino: int) -> bool:
         """Whether somebody is just served who was named this inode by a walk: the call that made it finds it, even if

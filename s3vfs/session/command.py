@@ -20,7 +20,7 @@ from s3vfs.replica.protocol import Replica
 from s3vfs.session.appender import Appender, Author
 from s3vfs.session.base import Base, Fate
 from s3vfs.session.counters import SessionCounters
-from s3vfs.session.eviction import EVICT_AFTER_S, Committed, evict
+from s3vfs.session.eviction import EVICT_AFTER_S, Committed, evict, patience_s
 from s3vfs.session.lifecycle import rebuild
 from s3vfs.session.options import Offline, SessionOptions
 from s3vfs.session.tail import Tail
@@ -81,6 +81,10 @@ class Command:
                 ops = ops(txn)
         entered = (Announce(self._options.label), *ops, End())
         return [encode_op(NumberedOp(number, None, op)) for number, op in enumerate(entered, start=1)]
+
+    def patience_s(self, sid: int, wait_s: float) -> float:
+        """See `eviction.patience_s`."""
+        return patience_s(self.base, sid, wait_s)
 
     async def evict(self, sid: int, *, wait_s: float = EVICT_AFTER_S) -> bool:
         """See `eviction.evict`."""

@@ -34,7 +34,9 @@ class Identity:
     """Who a session is. `settled`: the journal has accepted this incarnation; else it may or may not be there, and
     then `number`, the last op number of the record that asked for it, tells our attempt from a stranger's. `former`:
     (incarnation, last op number that is in the journal) of those before, oldest first: the journal forgets it when the
-    next one takes over. `sent`: no higher op number has been sent from here, as far as a killed process can know."""
+    next one takes over. `sent`: no higher op number has been sent from here, as far as a killed process can know.
+    `place`: of the directory that it was written in. `copied`: it has come from another one, whose process may be
+    alive."""
 
     sid: int
     incarnation: int
@@ -43,6 +45,8 @@ class Identity:
     settled: bool
     former: tuple[tuple[int, int], ...] = ()
     sent: int = field(default=0, compare=False)
+    place: str = field(default="", compare=False)
+    copied: bool = False
 
 
 class SessionDirectory:
@@ -74,6 +78,13 @@ class SessionDirectory:
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode("ascii"), 0)
 
+    @property
+    def place(self) -> str:
+        """What tells this directory from a copy of it, within one boot. While its lock is ours, whoever had it before
+        has ended."""
+        state = os.fstat(self._lock_fd)
+        return f"{state.st_dev}:{state.st_ino}"
+
     def read_identity(self) -> Identity | None:
         """The identity used last, or None where there is none. Raises SessionError where the file is unreadable:
         guessing would risk a second session with one set of working files."""
@@ -94,6 +105,8 @@ class SessionDirectory:
                 bool(fields["settled"]),
                 tuple((int(earlier), int(last)) for earlier, last in fields.get("former", ())),
                 max(number, self._read_sent(sid, incarnation)),
+                str(fields.get("place", "")),
+                bool(fields.get("copied", False)),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise SessionError(
@@ -111,6 +124,8 @@ class SessionDirectory:
             "number": identity.number,
             "settled": identity.settled,
             "former": identity.former,
+            "place": self.place,
+            "copied": identity.copied,
         }
         fresh = self._identity_path.with_suffix(".new")
         with open(fresh, "w") as file:

@@ -12,6 +12,7 @@ room's.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -94,6 +95,7 @@ class Leases:
         self._asking: set[LeaseId] = set()
         self._work = trio.Event()
         self.enabled = True
+        self._not_before_s = -math.inf
         self.withheld = False  # until the bytes of acknowledged closes can come along
         pipeline.conclusion = self._conclusion
         base.listeners.append(self._note_company)
@@ -108,8 +110,11 @@ class Leases:
     def recalled(self) -> int:
         return sum(held.recalled for held in self._held.values())
 
-    def take_up(self) -> None:
-        """Leases of a former incarnation: its queue goes on under them, and then they are given back."""
+    def take_up(self, *, copied: bool = False) -> None:
+        """Leases of a former incarnation: its queue goes on under them, and then they are given back. `copied`: it may
+        be alive elsewhere, and rely on them for as long as it has not heard of its end (R8)."""
+        if copied:
+            self._not_before_s = trio.current_time() + LEASE_STRENGTH_S
         with self._base.read() as txn:
             leases = list(Rows(txn).leases(self._base.sid))
         for lease in leases:
@@ -234,12 +239,17 @@ class Leases:
             if idle and not beside.isdisjoint(_parents(rows, lease)):
                 self._end(lease)
 
+    async def may_end(self) -> None:
+        """Return when nobody else relies on these leases any more."""
+        if self._held:
+            await trio.sleep_until(max(self._not_before_s, trio.current_time()))
+
     def _conclusion(self) -> Callable[[Collection[LeaseId]], list[AnyOp]]:
         """A batch is being closed: everything acknowledged under leases that are ending is in it, or before it."""
         ending = [lease for lease, held in self._held.items() if held.ending_since_s is not None]
 
         def last_ops(unsent: Collection[LeaseId]) -> list[AnyOp]:
-            if self.withheld:
+            if self.withheld or trio.current_time() < self._not_before_s:
                 return []
             return [Release(*lease) for lease in ending if lease not in unsent and lease in self._held]
 

@@ -56,13 +56,14 @@ async def rebuild(environment: Environment, store: Store, journal: Journal, base
 @dataclass(frozen=True, slots=True)
 class Office:
     """What the journal has granted. `resumed`: the session goes on, and so do its working files; else they are to be
-    spilled. `first_number` is the first op number that is free. `former` as in Identity."""
+    spilled. `first_number` is the first op number that is free. `former` and `copied` as in Identity."""
 
     sid: int
     incarnation: int
     resumed: bool
     first_number: int
     former: tuple[tuple[int, int], ...] = ()
+    copied: bool = False
 
 
 class Registrar:
@@ -106,7 +107,7 @@ class Registrar:
                 continue  # a late record of the former incarnation: what was noted of it holds no longer
             outcome = await self._try(attempt, resuming=identity is not None)
             if identity is not None:
-                identity = attempt
+                identity = replace(attempt, place=self._directory.place)
             if outcome is None:
                 continue
             if not outcome:
@@ -117,7 +118,7 @@ class Registrar:
             await self._environment.run(self._directory.write_identity, settled)
             self._base.take_office(attempt.sid, attempt.incarnation)
             resumed = identity is not None
-            return Office(attempt.sid, attempt.incarnation, resumed, attempt.number + 1, attempt.former)
+            return Office(attempt.sid, attempt.incarnation, resumed, attempt.number + 1, attempt.former, attempt.copied)
 
     def _announcement(self) -> Identity:
         sid = self._environment.random.randrange(1, 2**63)
@@ -145,6 +146,9 @@ class Registrar:
             self._first_number(),
             settled=False,
             former=(*earlier, (row.incarnation, row.last_op))[-_FORMER:],
+            copied=identity.copied
+            or identity.place != self._directory.place
+            or identity.boot_id != self._environment.boot_id,
         )
 
     def _first_number(self) -> int:

@@ -380,7 +380,7 @@ class Session:
         spill = Spill(directory.spill)
         self._acknowledged = Acknowledged(self.environment, self.base, pipeline, self._leases, directory.queue, spill)
         await self._acknowledged.take_up(office.former)
-        self._leases.take_up()
+        self._leases.take_up(copied=office.copied)
 
     def _answer_challenge(self) -> None:
         """Somebody doubts that this session is alive: any record of it answers."""
@@ -409,6 +409,8 @@ class Session:
         if pipeline is None or self._directory is None or pipeline.closed:
             return
         ending = None
+        if self._leases is not None and self.base.refusal() is None:
+            await self._leases.may_end()
         if self.base.refusal() is None:
             ending = pipeline.enqueue([End()])
             ending.on_done = lambda group: self.base.leave_office() if group.error is None else None

@@ -124,10 +124,15 @@ def test_evict_ends_a_dead_session_and_no_living_one(place: Place) -> None:
     mountpoint = place.format().mount()
     (mountpoint / "file").write_text("kept")
     sid = s3vfs("status", place.url, "--json").json()["sessions"][0]["sid"]
-    s3vfs("evict", place.url, sid, "--wait=3").fails(8, "is alive")
+    alive = s3vfs("evict", place.url, sid, "--wait=3")
+    assert alive.code == 8
+    assert f"s3vfs: session {sid}" in alive.err
+    assert "is alive" in alive.err
     (mountpoint / "more").write_text("works")
     end(daemon_of(mountpoint))
-    assert sid in s3vfs("evict", place.url, sid, "--wait=0.2").ok().out
+    evicted = s3vfs("evict", place.url, sid, "--wait=0.2").ok()
+    assert sid in evicted.out
+    assert "holds leases: it has 10 s to answer" in evicted.err
     assert s3vfs("status", place.url, "--json").json()["sessions"] == []
     s3vfs("evict", place.url, sid, "--wait=0.2").fails(3, "no session")
     place.clear()

@@ -229,3 +229,22 @@ def environment(run: Runner | None = None, *, boot_id: str = "boot", wall: Itera
     """Deterministic: wall time counts up, randomness is seeded, threads only where asked for."""
     ticks = wall or itertools.count(1_000)
     return Environment(run=run or InlineRunner(), boot_id=boot_id, wall_ns=lambda: next(ticks), random=random.Random(1))
+
+
+class Kernel:
+    """Takes every file, and knows which it has."""
+
+    available = True
+    writes = True
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+        self._last = 0
+
+    def register(self, fd: int) -> int:
+        self._last += 1
+        self.numbers.add(self._last)
+        return self._last
+
+    def withdraw(self, backing: int) -> None:
+        self.numbers.remove(backing)

@@ -10,27 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.data.double import Volume
+from tests.data.double import Kernel, Volume
 from tests.data.mount import Mount, mounted, until
-
-
-class Kernel:
-    """Takes every file, and knows which it has."""
-
-    available = True
-    writes = True
-
-    def __init__(self) -> None:
-        self.numbers: set[int] = set()
-        self._last = 0
-
-    def register(self, fd: int) -> int:
-        self._last += 1
-        self.numbers.add(self._last)
-        return self._last
-
-    def withdraw(self, backing: int) -> None:
-        self.numbers.remove(backing)
 
 
 @contextmanager

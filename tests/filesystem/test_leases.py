@@ -15,15 +15,17 @@ import trio
 from s3vfs.data.cache import Cache
 from s3vfs.data.contents import Contents
 from s3vfs.data.protocol import Limits, Sizes
-from s3vfs.errors import S3vfsError, StoreUnreachable
+from s3vfs.errors import PosixError, S3vfsError, StoreUnreachable
 from s3vfs.filesystem import Filesystem
 from s3vfs.filesystem.contracts import Caller
+from s3vfs.namespace.ops import Config
 from s3vfs.namespace.rows import ROOT_INO
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
 from s3vfs.session.options import SessionOptions
 from s3vfs.session.session import Session
 from s3vfs.session.spill import Spill
+from tests.data.double import Kernel
 from tests.session.histories import run, scripted
 from tests.session.volume import Client, Place
 
@@ -45,6 +47,11 @@ class Mount:
         """(inode, handle)"""
         handle, found = await self.fs.create(ROOT_INO, name, 0o644, flags, ROOT)
         return found.ino, handle
+
+    async def create_leased(self, name: bytes, *, flags: int = os.O_RDWR) -> tuple[int, int]:
+        """As `create`, under the lease that another name has brought."""
+        await self.create(b"first")
+        return await self.create(name, flags=flags)
 
     async def close(self, handle: int) -> None:
         await self.fs.flush(handle)
@@ -91,8 +98,7 @@ async def append(mount: Mount, handle: int, data: bytes) -> bool:
 def test_an_append_under_a_lease_is_answered_at_once(tmp_path: Path, length: int) -> None:
     async def main(place: Place) -> None:
         async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
-            await one.create(b"first")
-            _, handle = await one.create(b"log", flags=os.O_RDWR | os.O_APPEND)
+            _, handle = await one.create_leased(b"log", flags=os.O_RDWR | os.O_APPEND)
             lines = [b"%d" % number * length for number in range(3)]
             for line in lines:
                 assert await append(one, handle, line)
@@ -105,8 +111,7 @@ def test_an_append_under_a_lease_is_answered_at_once(tmp_path: Path, length: int
 def test_appends_go_on_at_once_while_those_before_are_on_their_way(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         async with mounted(place.client(1)) as one:
-            await one.create(b"first")
-            _, handle = await one.create(b"log", flags=os.O_RDWR | os.O_APPEND)
+            _, handle = await one.create_leased(b"log", flags=os.O_RDWR | os.O_APPEND)
             began_s = trio.current_time()
             for _ in range(400):
                 await one.fs.write(handle, 0, b"line\n")
@@ -150,8 +155,7 @@ def test_a_lease_is_not_given_back_before_the_bytes_of_every_close_are_there(tmp
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
         async with mounted(client) as one, mounted(place.client(2)) as two:
-            await one.create(b"first")
-            ino, handle = await one.create(b"file")
+            ino, handle = await one.create_leased(b"file")
             await one.fs.write(handle, 0, b"closed")
             script.add(Rule(Fault(Failure.BEFORE), BULK, "", times=None))
             await one.close(handle)
@@ -172,12 +176,119 @@ def test_a_lease_is_not_given_back_before_the_bytes_of_every_close_are_there(tmp
     run(tmp_path, main)
 
 
+def test_a_lease_is_not_given_back_before_the_last_record_of_a_close_that_takes_several(tmp_path: Path) -> None:
+    """More is written after the close than one record takes, while somebody else asks for the lease."""
+
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
+            _, handle = await one.create_leased(b"file")
+            await one.fs.fsync(handle)
+            seen: list[bytes] = []
+
+            async def look() -> None:
+                seen.append(await two.read(b"file"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                await trio.sleep(0.1)  # the RECALL is there, and has not been heard
+                assert not one.session.status()["leases_recalled"]
+                await one.fs.write(handle, 10, b"closed")
+                assert one.fs.flush_at_once(handle)
+                await one.fs.write(handle, 16, b"x" * 600_000)
+                await one.session.fresh(0)
+                assert one.session.status()["leases_recalled"]
+            assert seen == [b"\0" * 10 + b"closed" + b"x" * 600_000]
+            await one.fs.fsync(handle)
+            await one.close(handle)
+
+    run(tmp_path, main)
+
+
+def test_a_second_close_waits_for_the_records_of_the_first(tmp_path: Path) -> None:
+    """The first takes two: more pieces were written after it than one record has. The second is answered meanwhile, and
+    its batch does not wait for what waits for that batch."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with mounted(client) as one:
+            _, handle = await one.create_leased(b"file")
+            await one.fs.fsync(handle)
+            await one.fs.write(handle, 0, b"closed")
+            assert one.fs.flush_at_once(handle)
+            for number in range(5000):
+                await one.fs.write(handle, 10 + 2 * number, b"x")
+            script.add(Rule(Fault(delay_before_s=1), frozenset({Operation.PUT}), "journal/", times=2))
+            await trio.sleep(0.5)  # the first record is on its way
+            await one.fs.write(handle, 0, b"second")
+            assert one.fs.flush_at_once(handle)
+            with trio.fail_after(30):
+                await one.fs.fsync(handle)
+            await one.close(handle)
+            assert await one.read(b"file") == b"second" + b"\0" * 4 + b"x\0" * 4999 + b"x"
+
+    run(tmp_path, main)
+
+
+def test_a_close_that_is_refused_for_want_of_quota_does_not_come_over_what_others_write_then(tmp_path: Path) -> None:
+    """It was acknowledged under a lease, which is gone by the time that there is room."""
+
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1), loses=True) as one, mounted(place.client(2)) as two:
+            ino, handle = await one.create_leased(b"file")
+            await one.fs.write(handle, 0, b"old")
+            await one.fs.fsync(handle)
+            await one.fs.write(handle, 0, b"longer")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(two.session.commit, [Config(None, 3, None)])
+                assert one.fs.flush_at_once(handle)
+            await two.session.reach(ROOT_INO, ino)
+            other = await two.fs.open(ino, os.O_RDWR, ROOT)
+            await two.fs.write(other, 0, b"new")
+            await two.close(other)
+            await two.session.commit([Config(None, 1 << 40, None)])
+            await trio.sleep(15)
+            assert await two.read(b"file") == b"new"
+            kept = Spill(place.client(1).cache / "data-1" / "spill").list()
+            assert [(one.ino, one.ranges) for one in kept] == [(ino, ((0, 6),))]
+            with pytest.raises(PosixError, match="quota"):
+                await one.fs.fsync(handle)
+            with pytest.raises(PosixError, match="quota"):
+                await one.close(handle)
+
+    run(tmp_path, main)
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_small_file_that_a_kernel_writes_is_closed_at_once(tmp_path: Path, uid: int) -> None:
+    """What it has written until then is found; what was stored to a mapping after the close, with the release."""
+    caller = Caller(uid, uid)
+
+    async def main(place: Place) -> None:
+        client = place.client(1)
+        async with mounted(client) as one, mounted(place.client(2)) as two:
+            one.contents.use(Kernel())
+            await one.create(b"first")
+            handle, found = await one.fs.create(ROOT_INO, b"file", 0o644, os.O_RDWR, caller)
+            assert await one.fs.lend(handle, created=True)
+            path = client.cache / "data-1" / "working" / f"{found.ino:016x}"
+            with os.fdopen(os.open(path, os.O_RDWR), "r+b") as kernel:
+                kernel.write(b"written")
+                kernel.flush()
+                before = one.session.applied_seq
+                assert one.fs.flush_at_once(handle)
+                kernel.write(b" and stored")
+            assert one.fs.release_at_once(handle)
+            assert one.session.applied_seq == before
+            assert await two.read(b"file") == b"written and stored"
+
+    run(tmp_path, main)
+
+
 def test_fsync_says_why_an_acknowledged_close_is_not_in_the_bucket(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
         async with mounted(client) as one:
-            await one.create(b"first")
-            _, handle = await one.create(b"file")
+            _, handle = await one.create_leased(b"file")
             await one.fs.write(handle, 0, b"closed")
             script.add(Rule(Fault(Failure.BEFORE), BULK, "", times=None))
             await one.fs.flush(handle)
@@ -198,8 +309,7 @@ def test_a_file_whose_close_is_due_is_not_closed_under_a_lease_that_may_be_gone(
         client, script = scripted(place, 1)
         patient = replace(LIMITS, io_timeout_s=60)
         async with mounted(client, patient, loses=True) as one, mounted(place.client(2)) as two:
-            await one.create(b"first")
-            ino, handle = await one.create(b"file")
+            ino, handle = await one.create_leased(b"file")
             script.add(Rule(Fault(Failure.BEFORE), ALL, "", times=None))
             for _ in range(4):  # batches that cannot leave
                 await one.fs.write(handle, 0, b"1")
@@ -231,8 +341,7 @@ def test_the_bytes_of_a_file_whose_making_was_lost_are_kept(tmp_path: Path) -> N
         client, script = scripted(place, 1)
         patient = replace(LIMITS, io_timeout_s=60)
         async with mounted(client, patient, loses=True) as one, mounted(place.client(2)) as two:
-            await one.create(b"first")
-            ino, handle = await one.create(b"file")
+            ino, handle = await one.create_leased(b"file")
             await one.fs.write(handle, 0, b"precious")
             script.add(Rule(Fault(Failure.BEFORE), ALL - BULK, "", times=None))
             outcome: list[int] = []
@@ -338,8 +447,7 @@ def test_one_recall_does_for_all_directories_beside_each_other(tmp_path: Path) -
 def test_a_batch_that_is_closed_after_the_data_room_has_ended_takes_nothing_along(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         async with mounted(place.client(1)) as one:
-            await one.create(b"first")
-            _, handle = await one.create(b"log", flags=os.O_RDWR | os.O_APPEND)
+            _, handle = await one.create_leased(b"log", flags=os.O_RDWR | os.O_APPEND)
             await append(one, handle, b"line")
             await one.fs.fsync(handle)
             await one.create(b"last")

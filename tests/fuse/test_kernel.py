@@ -394,6 +394,19 @@ def test_what_is_published_after_the_last_close_is_told_with_the_release() -> No
     assert world.told == [FILE]
 
 
+def test_who_has_changed_the_size_has_told_the_kernel() -> None:
+    """A file that was written without the daemon, and one with stores to a mapping, which tell nobody."""
+    world = World(open_inos={FILE, OTHER})
+    kernel = world.kernel()
+    for ino in (FILE, OTHER):
+        world.gave(kernel, ino)
+    world.inodes[FILE] = msgspec.structs.replace(INODE, size=4096, mtime_ns=5, ctime_ns=5)
+    world.inodes[OTHER] = msgspec.structs.replace(INODE, mtime_ns=5, ctime_ns=5)
+    assert kernel.published_at_once(FILE)
+    kernel.published_at_once(OTHER)
+    assert world.told == [OTHER]
+
+
 def test_pages_are_kept_until_somebody_else_changes_the_contents() -> None:
     world = World()
     kernel = world.kernel()

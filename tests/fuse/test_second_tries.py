@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
+from s3vfs.errors import PosixError
 from s3vfs.fuse.second_tries import LOOK_WITHIN_S, OPEN_WITHIN_S, OTHER_WITHIN_S, Name, SecondTries
 
 ROOT, PARENT, DIRECTORY, FILE, OTHER = 1, 10, 20, 30, 31
@@ -183,6 +186,14 @@ def test_what_a_refused_thread_was_named_is_there_for_its_next_request_however_l
         assert world.tries.expects(OTHER)
         assert not world.tries.expects(FILE)
     assert not world.tries.expects(OTHER)
+
+
+def test_an_estale_that_leaves_a_request_begins_a_walk_and_no_other_error_does() -> None:
+    world = World()
+    for code, begins in ((errno.ENOENT, False), (errno.ESTALE, True)):
+        with pytest.raises(PosixError), world.tries.serving(THREAD, FILE):
+            raise PosixError(code)
+        assert world.tries.is_second_try(THREAD, FILE) is begins
 
 
 def test_what_a_walk_found_is_there_for_nobody_else_and_for_no_later_call() -> None:

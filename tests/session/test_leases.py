@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -257,6 +259,51 @@ def test_a_killed_daemon_loses_nothing(tmp_path: Path) -> None:
                 assert len(names(two)) == 11
 
     run(tmp_path, main)
+
+
+def test_a_copy_gives_leases_back_when_the_original_cannot_rely_on_them_any_more(tmp_path: Path) -> None:
+    """A cloned disk is mounted while the machine that it was copied from goes on, and does not hear of it (R8)."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        with suppress(SessionFenced):
+            async with client.mount(LEASED) as one:
+                await leased(one)
+                shutil.copytree(client.cache, tmp_path / "copy")
+                copy = replace(place.client(1), cache=tmp_path / "copy", replica=client.replica.copy())
+                script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
+                async with copy.mount(LEASED) as two:
+                    assert two.sid == one.sid
+                    count = 0
+                    while acknowledged(one, b"%d" % count):
+                        await two.fresh(0)
+                        with two.base.read() as txn:
+                            assert list(Rows(txn).leases(one.sid))
+                        await trio.sleep(0.25)
+                        count += 1
+                    assert count > 10
+                    await trio.sleep(3)
+                    assert not two.status()["leases"]
+                script.clear()
+
+    run(tmp_path / "cache", main)
+
+
+def test_a_copy_that_ends_early_waits_as_long(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        with suppress(SessionFenced):
+            async with client.mount(LEASED) as one:
+                await leased(one)
+                shutil.copytree(client.cache, tmp_path / "copy")
+                copy = replace(place.client(1), cache=tmp_path / "copy", replica=client.replica.copy())
+                script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
+                async with copy.mount(LEASED):
+                    pass
+                assert not acknowledged(one, b"late")
+                script.clear()
+
+    run(tmp_path / "cache", main)
 
 
 def test_what_a_killed_daemon_had_acknowledged_is_kept_where_others_took_the_lease_since(tmp_path: Path) -> None:

@@ -450,6 +450,16 @@ def test_a_living_session_answers_a_challenge(tmp_path: Path) -> None:
     run(tmp_path, main)
 
 
+def test_who_challenges_a_living_session_hears_so_when_it_answers(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with place.client(1).mount() as living, place.client(2).mount() as other:
+            began_s = trio.current_time()
+            assert not await other.evict(living.sid, wait_s=3600)
+            assert trio.current_time() - began_s < 15
+
+    run(tmp_path, main)
+
+
 def test_waiting_commits_of_a_fenced_session_fail_and_nothing_of_them_takes_effect(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)
