@@ -148,8 +148,8 @@ class Upkeep:
             return False  # `close` meets it again, and reports it
 
     def release_at_once(self, file: OpenFile) -> bool:
-        """As `close_at_once`, for the end of a handle, which nobody waits for: a close that is due takes along what came
-        since."""
+        """As `close_at_once`, for the end of a handle, which nobody waits for: a close that is due takes along what
+        came since."""
         due = file.failure is None and file.working.backed is None and self.deferral.due_of(file.ino)
         return due or self.close_at_once(file)
 
