@@ -29,7 +29,7 @@ from s3vfs.data.layout import Part, resolve
 from s3vfs.data.neighbours import Neighbours
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
-from s3vfs.data.protocol import DataSession, Front, Lent, Limits, Passage, Sizes, Spilling
+from s3vfs.data.protocol import DataSession, Front, Lent, Limits, Passage, Sizes, Spilling, Taken
 from s3vfs.data.publish import Publisher
 from s3vfs.data.readahead import Pool, Readahead
 from s3vfs.data.room import Room
@@ -176,17 +176,9 @@ class Contents:
         """The inode's mode or extended attributes may have changed."""
         self._fronting.reconsider(ino)
 
-    def taken(
-        self,
-        ino: int,
-        fds: tuple[int, int],
-        log_end: int,
-        last: tuple[int, int],
-        time_ns: int,
-        ranges: tuple[tuple[int, int], ...],
-    ) -> None:
+    def taken(self, taken: Taken) -> None:
         """The front has stored bytes, and logged them."""
-        self._fronting.taken(ino, fds, log_end, last, time_ns, ranges)
+        self._files[taken.ino].working.taken(taken, trio.current_time())
         self._upkeep.wake()
 
     async def harvest(self, ino: int) -> int:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 
-import trio
-
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.protocol import MIB, DataSession, Front, Sizes
 from s3vfs.data.room import Room
@@ -93,15 +91,3 @@ class Fronting:
         """A handle was. Only who has a file open is told of its attributes without a look at the bucket."""
         if file.working.stream is not None and not file.readers and not file.writers:
             file.working.stream.set_plain(False)
-
-    def taken(
-        self,
-        ino: int,
-        fds: tuple[int, int],
-        log_end: int,
-        last: tuple[int, int],
-        time_ns: int,
-        ranges: tuple[tuple[int, int], ...],
-    ) -> None:
-        """What the front has stored and logged."""
-        self._files[ino].working.taken(fds, log_end, last, ranges, time_ns, trio.current_time())

@@ -182,6 +182,21 @@ class Stream(Protocol):
     def end(self) -> None: ...
 
 
+class Taken(NamedTuple):
+    """What the front has stored in an inode's working file, and logged: in which files (it may have made them), where
+    the log ends now, the range of its last entry, (-1, -1) where that may not grow, when the last write was, and the
+    bytes, as (start, end). No bytes: it could not write to the files that it has made."""
+
+    ino: int
+    fd: int
+    log_fd: int
+    log_end: int
+    last_start: int
+    last_end: int
+    time_ns: int
+    ranges: tuple[tuple[int, int], ...]
+
+
 class Front(Protocol):
     """Who takes writes before they arrive here: `fuse.front.NativeFront`."""
 

@@ -17,7 +17,7 @@ within the same moments, its bytes would be dropped. And an entry that the local
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ from s3vfs.data.ranges import RangeSet
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from s3vfs.data.protocol import Stream
+    from s3vfs.data.protocol import Stream, Taken
 
 # A log of so many more entries than there are ranges is written anew.
 _COMPACT_ENTRIES = 4096
@@ -244,21 +244,13 @@ class WorkingFile:
         self._wrote(start, end, time_ns, now_s)
         self._compact()
 
-    def taken(
-        self,
-        fds: tuple[int, int],
-        log_end: int,
-        last: tuple[int, int],
-        ranges: Iterable[tuple[int, int]],
-        time_ns: int,
-        now_s: float,
-    ) -> None:
-        """Note what the front has stored, and logged, of this file; it may have made both files."""
-        self.fd, self._made = fds[0], True
-        self.log.appended(fds[1], log_end, last)
-        for start, end in ranges:
+    def taken(self, taken: Taken, now_s: float) -> None:
+        """Note what the front has stored and logged."""
+        self.fd, self._made = taken.fd, True
+        self.log.appended(taken.log_fd, taken.log_end, (taken.last_start, taken.last_end))
+        for start, end in taken.ranges:
             self._logging = True
-            self._wrote(start, end, time_ns, now_s)
+            self._wrote(start, end, taken.time_ns, now_s)
         self._compact()
 
     def _wrote(self, start: int, end: int, time_ns: int, now_s: float) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from s3vfs.data.protocol import Taken
 from s3vfs.fuse.libfuse import interpose, missing, pyfuse3
 
 if TYPE_CHECKING:
@@ -21,15 +22,7 @@ if TYPE_CHECKING:
 class Taking(Protocol):
     """The part of Contents that is told."""
 
-    def taken(
-        self,
-        ino: int,
-        fds: tuple[int, int],
-        log_end: int,
-        last: tuple[int, int],
-        time_ns: int,
-        ranges: tuple[tuple[int, int], ...],
-    ) -> None: ...
+    def taken(self, taken: Taken) -> None: ...
 
 
 class NativeFront:
@@ -60,20 +53,11 @@ class NativeFront:
         allowed: int = interpose.allow(more_bytes)
         return allowed
 
-    def noted(
-        self,
-        ino: int,
-        fd: int,
-        log_fd: int,
-        log_end: int,
-        last_start: int,
-        last_end: int,
-        time_ns: int,
-        ranges: tuple[tuple[int, int], ...],
-    ) -> None:
-        """What the extension calls."""
-        self._contents.taken(ino, (fd, log_fd), log_end, (last_start, last_end), time_ns, ranges)
-        self.wrote(ino)
+    def noted(self, *told: Any) -> None:
+        """What the extension calls, with the fields of `Taken`."""
+        taken = Taken(*told)
+        self._contents.taken(taken)
+        self.wrote(taken.ino)
 
     def counts(self) -> dict[str, int]:
         """What was answered without Python."""

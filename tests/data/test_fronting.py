@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import trio
 from msgspec.structs import replace
 
 from s3vfs.data.contents import Contents
+from s3vfs.data.protocol import Limits, Taken
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.errors import SessionFenced
 from tests.data.double import Volume
@@ -63,7 +65,7 @@ class Stream:
         log.write(offset, offset + len(data), time_ns)
         _, end, first, last = log.place
         self.place = (fd, log_fd, end, first, last)
-        contents.taken(self.ino, (fd, log_fd), end, (first, last), time_ns, ((offset, offset + len(data)),))
+        contents.taken(Taken(self.ino, fd, log_fd, end, first, last, time_ns, ((offset, offset + len(data)),)))
 
 
 @dataclass
@@ -81,13 +83,19 @@ class Front:
         return self.allowed_bytes
 
 
-def made(mount: Mount, volume: Volume) -> tuple[Front, int, Stream]:
-    """A new file, open for writing and given to the front."""
+def given(mount: Mount, **differs: int) -> tuple[Front, int]:
+    """A new file, open for writing, which the front may be given. `differs`: from the inode that `make_file` makes."""
     front = Front()
     mount.contents.stand_behind(front)
-    ino = volume.make_file()
+    ino = mount.volume.make_file()
     mount.contents.opened(ino, True)
-    mount.contents.created(ino, volume.inode(ino))
+    mount.contents.created(ino, replace(mount.volume.inode(ino), **differs))
+    return front, ino
+
+
+def made(mount: Mount) -> tuple[Front, int, Stream]:
+    """As `given`, which it was."""
+    front, ino = given(mount)
     return front, ino, front.streams[ino]
 
 
@@ -95,7 +103,7 @@ def test_what_the_front_takes_of_a_new_file_is_the_files(tmp_path: Path) -> None
     async def main() -> None:
         volume = Volume()
         async with mounted(volume, tmp_path) as mount:
-            _, ino, stream = made(mount, volume)
+            _, ino, stream = made(mount)
             assert stream.armed
             assert stream.plain
             assert not list((tmp_path / "working").iterdir()), "nothing is made before it is needed"
@@ -118,7 +126,7 @@ def test_a_kill_loses_nothing_that_was_taken(tmp_path: Path) -> None:
     async def main() -> None:
         volume = Volume()
         async with mounted(volume, tmp_path) as mount:
-            _, ino, stream = made(mount, volume)
+            _, ino, stream = made(mount)
             stream.write(mount.contents, 0, b"first")
             stream.write(mount.contents, 100, b"far")
         async with mounted(volume, tmp_path) as mount:
@@ -135,7 +143,7 @@ def test_old_bytes_are_dirty_after_five_seconds(tmp_path: Path) -> None:
     async def main() -> None:
         volume = Volume()
         async with mounted(volume, tmp_path) as mount:
-            _, ino, stream = made(mount, volume)
+            _, ino, stream = made(mount)
             stream.write(mount.contents, 0, b"left alone")
             await until(lambda: volume.inode(ino).size == 10, 30)
 
@@ -182,7 +190,7 @@ def test_whatever_else_is_done_to_a_file_ends_it_until_the_next_write(tmp_path: 
     async def main() -> None:
         volume = Volume()
         async with mounted(volume, tmp_path) as mount:
-            front, ino, stream = made(mount, volume)
+            front, ino, stream = made(mount)
             stream.write(mount.contents, 0, b"abcdef")
             await act(mount, ino)
             assert not stream.armed
@@ -204,7 +212,7 @@ def test_a_foreign_change_before_the_first_write_is_what_it_is_made_on(tmp_path:
     async def main() -> None:
         volume = Volume()
         async with mounted(volume, tmp_path / "one") as mount, mounted(volume, tmp_path / "two") as other:
-            _, ino, stream = made(mount, volume)
+            _, ino, stream = made(mount)
             other.contents.opened(ino, True)
             await other.contents.write(ino, 0, b"theirs")
             await other.contents.publish(ino)
@@ -221,12 +229,7 @@ def test_a_file_with_privileges_is_not_given(tmp_path: Path, bits: int) -> None:
     async def main() -> None:
         volume = Volume()
         async with mounted(volume, tmp_path) as mount:
-            front = Front()
-            mount.contents.stand_behind(front)
-            ino = volume.make_file()
-            mount.contents.opened(ino, True)
-            inode = volume.inode(ino)
-            mount.contents.created(ino, replace(inode, mode=inode.mode | bits))
+            front, _ = given(mount, mode=stat.S_IFREG | bits | 0o644)
             assert not front.streams
 
     trio.run(main)
@@ -238,14 +241,10 @@ def test_a_file_with_attributes_is_asked_for_its_capabilities(tmp_path: Path) ->
     async def main() -> None:
         volume = Volume()
         async with mounted(volume, tmp_path) as mount:
-            front = Front()
-            mount.contents.stand_behind(front)
-            ino = volume.make_file()
-            mount.contents.opened(ino, True)
-            mount.contents.created(ino, replace(volume.inode(ino), xattrs=1))
+            front, ino = given(mount, xattrs=1)
             assert front.streams[ino].armed
             assert not front.streams[ino].plain
-            _, second, stream = made(mount, volume)
+            _, second, stream = made(mount)
             stream.write(mount.contents, 0, b"x")
             assert stream.plain
             mount.contents.closed(second, True)
@@ -259,11 +258,7 @@ def test_a_fenced_session_gives_nothing(tmp_path: Path) -> None:
         volume = Volume()
         async with mounted(volume, tmp_path) as mount:
             mount.client.refuse = SessionFenced("ended by others")
-            front = Front()
-            mount.contents.stand_behind(front)
-            ino = volume.make_file()
-            mount.contents.opened(ino, True)
-            mount.contents.created(ino, volume.inode(ino))
+            front, _ = given(mount)
             assert not front.streams
 
     trio.run(main)
@@ -271,15 +266,9 @@ def test_a_fenced_session_gives_nothing(tmp_path: Path) -> None:
 
 def test_it_takes_no_more_than_there_is_room_for(tmp_path: Path) -> None:
     async def main() -> None:
-        from s3vfs.data.protocol import Limits
-
         volume = Volume()
         async with mounted(volume, tmp_path, limits=Limits(unpublished_bytes=BIG, reserve_bytes=0)) as mount:
-            front = Front()
-            mount.contents.stand_behind(front)
-            ino = volume.make_file()
-            mount.contents.opened(ino, True)
-            mount.contents.created(ino, volume.inode(ino))
+            front, _ = given(mount)
             assert not front.streams
             assert not front.allowed_bytes
 
@@ -290,7 +279,7 @@ def test_a_second_life_of_the_inode_gets_another_stream(tmp_path: Path) -> None:
     async def main() -> None:
         volume = Volume()
         async with mounted(volume, tmp_path) as mount:
-            front, ino, stream = made(mount, volume)
+            front, ino, stream = made(mount)
             stream.write(mount.contents, 0, b"x")
             await mount.contents.publish(ino)
             mount.contents.closed(ino, True)

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from s3vfs.data.protocol import Taken
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.errors import PosixError, StoreUnreachable
 from s3vfs.filesystem import Caller, Conflict, Filesystem, Found, Lent, LockKind, Statistics
@@ -135,16 +136,9 @@ class Double:
         self._stream.set_plain(True)
         self.front.allow(wanted["allow_bytes"] - self.front.allow(0))
 
-    def taken(
-        self,
-        ino: int,
-        fds: tuple[int, int],
-        log_end: int,
-        last: tuple[int, int],
-        time_ns: int,
-        ranges: tuple[tuple[int, int], ...],
-    ) -> None:
-        self.note("taken", ino=ino, open=[fd >= 0 for fd in fds], log_end=log_end, last=last, ranges=ranges)
+    def taken(self, taken: Taken) -> None:
+        opened = [taken.fd >= 0, taken.log_fd >= 0]
+        self.note("taken", ino=taken.ino, open=opened, log_end=taken.log_end, ranges=taken.ranges)
         if self._halt.exists() and self._stream is not None:
             self._stream.disarm()
 
