@@ -141,7 +141,7 @@ class Neighbours:
             self._width_bytes //= 2
         else:
             grown = max(self._limits.guess_along_bytes, 2 * self._width_bytes)
-            self._width_bytes = min(grown, self._limits.guess_most_bytes, self._fetcher.room_bytes)
+            self._width_bytes = min(grown, self._limits.guess_onward_bytes, self._fetcher.room_bytes)
 
     def _choose(self, candidates: Iterable[Unit], *, onward: bool) -> list[Unit]:
         """Those that are not here, nor guessed already, as far as trust and room go."""
