@@ -5,9 +5,10 @@ once for each sector of each pack. So whenever a reader comes to a sector that n
 
 *Along*: where it has to be fetched, what stands beside it in the pack comes in the same request. For readers of files
 from all over a tree, which will come back to most packs.
-*Onward*: where the reader has come from close by, what follows is fetched as well: the rest of the pack, the files that
-follow in the directory, the objects that the same session uploaded next (packs are filled in directory order, so the
-stream goes on there). A little at first, twice as much with each step, and less with each jump.
+*Onward*: where the reader has come from close by, or a guess turns out right, what follows is fetched as well: the rest
+of the pack, the files that follow in the directory, the objects that the same session uploaded next (packs are filled
+in directory order, so the stream goes on there). A little at first, twice as much with each such step, and less with
+each jump.
 
 How much of both is a matter of trust, counted in bytes. A mount begins with some, a guess costs what it fetches, a
 sector that turns out to be wanted earns three times as much, and reading without a right guess a quarter. So readers of
@@ -96,7 +97,7 @@ class Neighbours:
             if guess is not None:
                 self._drop(place)
                 self.right += 1
-                expected |= guess.onward
+                expected = True
                 earned = _EARNED * guess.cost
             else:
                 earned = unit.length // _DEMANDED_PART
@@ -130,7 +131,7 @@ class Neighbours:
             self._drop(place)
 
     def _step(self, rows: Rows, ino: int, unit: Unit, expected: bool) -> None:
-        """Has the reader come from close by? It decides how far it is fetched onward."""
+        """Has the reader come from close by, or where it was `expected`? It decides how far is fetched onward."""
         link = next(rows.links(ino), None)
         directory = 0 if link is None else link[0]
         distance = int.from_bytes(unit.object, "big") - int.from_bytes(self._last_object, "big")
@@ -140,7 +141,7 @@ class Neighbours:
             self._width_bytes //= 2
         else:
             grown = max(self._limits.guess_along_bytes, 2 * self._width_bytes)
-            self._width_bytes = min(grown, self._limits.guess_most_bytes, self._fetcher.room_bytes)
+            self._width_bytes = min(grown, self._limits.guess_onward_bytes, self._fetcher.room_bytes)
 
     def _choose(self, candidates: Iterable[Unit], *, onward: bool) -> list[Unit]:
         """Those that are not here, nor guessed already, as far as trust and room go."""

@@ -264,6 +264,9 @@ class Limits:
     # 1,000 files of source code; and the most that may be on its way or unread: what such fetches bring in a second.
     guess_first_bytes: int = 32 * MIB
     guess_most_bytes: int = 64 * MIB
+    # How far ahead of a reader who goes on from file to file: 20 MB/s of small files, 0.2 s from the bucket. More would
+    # take bandwidth from what somebody waits for.
+    guess_onward_bytes: int = 4 * MIB
     # How much of it comes with what somebody waits for, in one request: some 10 ms of it on one connection to S3.
     guess_along_bytes: int = MIB
     # What a request costs a guesser at least: one for each tiny object is dear, and there may be thousands.
