@@ -22,7 +22,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -60,13 +60,15 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class Lending:
-    """One for each `Contents`. `forget(file)`: nothing of the file is kept here any more."""
+    """One for each `Contents`. `harvest`: as that of images, and what is lost is seen to. `forget(file)`: nothing of
+    the file is kept here any more."""
 
     def __init__(
         self,
         session: DataSession,
         cache: Cache,
         images: Images,
+        harvest: Callable[[OpenFile], Awaitable[None]],
         files: dict[int, OpenFile],
         room: Room,
         sizes: Sizes,
@@ -76,6 +78,7 @@ class Lending:
         self._session = session
         self._cache = cache
         self._images = images
+        self._harvest = harvest
         self._files = files
         self._room = room
         self._sizes = sizes
@@ -505,7 +508,7 @@ class Lending:
                 return
             if now_s >= backed.look_at_s and not await self.settle(file):
                 # Somebody still writes, to mapped pages perhaps, of which no time tells.
-                await self._images.harvest(file)
+                await self._harvest(file)
         except (S3vfsError, OSError) as error:
             backed.look_at_s = now_s + _LONGEST_PAUSE_S
             _log.warning("inode %d: its local file is looked at again: %s", file.ino, error)
