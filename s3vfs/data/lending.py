@@ -278,7 +278,8 @@ class Lending:
             inode = Rows(txn).inode(file.ino)
         if inode is None or inode.version != origin.version or not _untouched(file):
             return
-        if not self._cache.claim(claim, working.path):
+        claimed_bytes = self._cache.claim(claim, working.path)
+        if claimed_bytes is None:
             return
         working.taken_over()
         try:
@@ -288,11 +289,13 @@ class Lending:
             os.ftruncate(fd, origin.size)
         except OSError as error:
             _log.warning("inode %d is not lent to the kernel: %s", file.ino, error)
+            self._cache.returned(claimed_bytes)
             with local_disk():
                 working.remove()
             return
         working.close()
-        working.backed = Backed(self._sizes.sector_bytes, origin, seal=Seal.of(working.status()))
+        backed = Backed(self._sizes.sector_bytes, origin, seal=Seal.of(working.status()), claimed_bytes=claimed_bytes)
+        working.backed = backed
         working.base_version = inode.version
 
     def _plan(self, file: OpenFile) -> tuple[Origin, Claim, list[Part]] | None:
@@ -337,7 +340,7 @@ class Lending:
         if inode is None or not inode.nlink or file.lost:
             # Its bytes go with it, or are spilled: whoever still writes to it can be found by nobody.
             self._withdraw(backed)
-            self._remove(file)
+            self._remove(file, backed)
             return
         try:
             if backed.writable and not backed.stale and file.working.status().st_size <= self._limits.inline_bytes:
@@ -434,6 +437,7 @@ class Lending:
             current = inode is not None and inode.nlink and inode.version == backed.origin.version
             sums = backed.origin.own_sums(rows, self._sizes.sector_bytes) if current and not backed.stale else {}
         working.close()
+        self._cache.returned(backed.claimed_bytes)
         if sums and backed.origin.size >= self._sizes.sector_bytes:
             table = bytearray(8 * (max(sums) + 1))
             for sector, (_, checksum) in sums.items():
@@ -446,7 +450,8 @@ class Lending:
             working.remove()
         working.backed = None
 
-    def _remove(self, file: OpenFile) -> None:
+    def _remove(self, file: OpenFile, backed: Backed) -> None:
+        self._cache.returned(backed.claimed_bytes)
         with local_disk():
             file.working.remove()
         file.working.backed = None
