@@ -447,7 +447,12 @@ class Upkeep:
         took_effect = partial(self._publisher.took_effect, replayed.ino)
         pending = replayed.remaining(took_effect if ours else lambda *_: False)
         working = self.place(replayed.ino, left_behind=True)
-        if pending.dirty and inode is None and (reason := self._session.lost(replayed.ino)) is not None:
+        reason = self._session.lost(replayed.ino)
+        if reason is None and not ours:
+            reason = (
+                "the session that has them was ended, and nobody knows their file"  # lost, or removed: who can say?
+            )
+        if pending.dirty and inode is None and reason is not None:
             working.pending = pending
             await self._keep(working, reason)
             working.remove()
