@@ -26,6 +26,7 @@ from s3vfs.data.failures import again, local_disk
 from s3vfs.data.fetch import DamagedSector, Fetcher
 from s3vfs.data.fronting import Fronting
 from s3vfs.data.layout import Part, resolve
+from s3vfs.data.neighbours import Neighbours
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
 from s3vfs.data.protocol import DataSession, Front, Lent, Limits, Passage, Sizes, Spilling
@@ -73,6 +74,7 @@ class Contents:
         self.cache = cache
         self.fetcher = Fetcher(session, cache, sizes, limits)
         self._ahead = Pool(lambda: self.fetcher.room_bytes)
+        self.neighbours = Neighbours(session, self.fetcher, cache, sizes, limits, trio.current_time)
         self.uploader = Uploader(session, sizes, limits, cache.store_object)
         self.packer = Packer(lambda ops: session.send(ops), self.uploader, sizes.object_bytes)
         self._publisher = Publisher(
@@ -498,6 +500,11 @@ class Contents:
         file = self._files.get(ino)
         return file is None or self._upkeep.close_at_once(file)
 
+    def release_at_once(self, ino: int) -> bool:
+        """As `close_at_once`, when a handle ends after its last close."""
+        file = self._files.get(ino)
+        return file is None or self._upkeep.release_at_once(file)
+
     async def publish_all(self) -> None:
         """sync and umount: every file. Raises the first failure after having tried all of them."""
         await self._upkeep.publish_all()
@@ -525,6 +532,7 @@ class Contents:
             "packs": self.packer.packs + self._upkeep.deferral.packs,
             "acknowledged_closes": self._upkeep.deferral.closes,
             "fetch": msgspec.to_builtins(self.fetcher.counters),
+            "neighbours": {"guessed": self.neighbours.guessed, "right": self.neighbours.right},
             "cache": msgspec.to_builtins(self.cache.counters) | {"used_bytes": self.cache.used_bytes},
             "waiting_writers": self._room.waiting,
             "lent": {
@@ -581,6 +589,8 @@ class Contents:
             end = parts[-1][0].end
             if readahead is not None:
                 self._read_ahead(file, ino, readahead, offset, end)
+            if not offset:
+                self.neighbours.come_to(ino, [part.unit for part, _ in parts if part.unit is not None])
             out = bytearray(end - offset)
             target = memoryview(out)
             missing = await self._take_local(file, parts, offset, target)

@@ -135,6 +135,10 @@ class Deferral:
         """Whether a close of the file is on its way."""
         return ino in self._due or ino in self._leaving
 
+    def due_of(self, ino: int) -> bool:
+        """Whether the next batch takes what is unpublished of the file then."""
+        return ino in self._due
+
     async def settled(self, ino: int) -> None:
         """Return when no close of the file is on its way any more, or when one could not be sent: it then is due again,
         and the file says why. It hurries."""

@@ -37,11 +37,13 @@ class DamagedSector(Damaged):
 
 @dataclass(slots=True)
 class _Flight:
-    """A sector on its way. Exactly one of `data` and `error` is there once `landed` is set."""
+    """A sector on its way. Exactly one of `data` and `error` is there once `landed` is set. `queued`: it is fetched on
+    a guess, and that has not begun."""
 
     landed: trio.Event = field(default_factory=trio.Event)
     data: bytes | memoryview = b""
     error: S3vfsError | None = None
+    queued: bool = False
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Fetcher:
         self._spare: OrderedDict[tuple[bytes, int], bytes | memoryview] = OrderedDict()
         self._spare_bytes = 0
         self._room = trio.CapacityLimiter(limits.fetches)
+        self._ahead_room = trio.CapacityLimiter(limits.guessed_fetches)
         self._nursery: trio.Nursery | None = None
         self._homeless = False
         self.counters = FetchCounters()
@@ -84,9 +87,9 @@ class Fetcher:
         """Sectors on their way."""
         return len(self._flights)
 
-    def begin(self, units: Sequence[Unit]) -> list[_Flight]:
+    def begin(self, units: Sequence[Unit], *, ahead: bool = False) -> list[_Flight]:
         """See to it that every unit is in the cache or on its way; the flights, in the order of the units. Does not
-        wait."""
+        wait. `ahead`: nobody waits for them, and whoever comes to do so does not stand behind the others."""
         assert self._nursery is not None, "the fetcher has not been started"
         flights: list[_Flight] = []
         fresh: list[tuple[Unit, _Flight]] = []
@@ -94,26 +97,30 @@ class Fetcher:
             key = (unit.object, unit.sector)
             flight = self._flights.get(key)
             if flight is None:
-                flight = _Flight()
+                flight = _Flight(queued=ahead)
                 spare = self._spare.get(key)
                 if spare is not None:
-                    flight.data = spare
+                    flight.data, flight.queued = spare, False
                     flight.landed.set()
                 else:
                     self._flights[key] = flight
                     fresh.append((unit, flight))
+            elif flight.queued and not ahead:
+                flight.queued = False
+                fresh.append((unit, flight))
             else:
                 self.counters.joined += 1
             flights.append(flight)
         most = max(1, self._limits.fetch_bytes // self._sizes.sector_bytes)
+        fly = self._fly_ahead if ahead else self._fly
         run: list[tuple[Unit, _Flight]] = []
         for unit, flight in fresh:
             if run and (not _follows(run[-1][0], unit) or len(run) == most):
-                self._nursery.start_soon(self._fly, run)
+                self._nursery.start_soon(fly, run)
                 run = []
             run.append((unit, flight))
         if run:
-            self._nursery.start_soon(self._fly, run)
+            self._nursery.start_soon(fly, run)
         return flights
 
     async def sectors(self, units: Sequence[Unit]) -> list[bytes | memoryview]:
@@ -126,6 +133,21 @@ class Fetcher:
                 raise again(flight.error)
             result.append(flight.data)
         return result
+
+    async def _fly_ahead(self, run: list[tuple[Unit, _Flight]]) -> None:
+        """As `_fly`, behind other guesses; without those that somebody could not wait for."""
+        try:
+            async with self._ahead_room:
+                own = [(unit, flight) for unit, flight in run if flight.queued]
+                for _, flight in own:
+                    flight.queued = False
+                await self._fly(own)
+        finally:
+            for unit, flight in run:
+                if flight.queued:
+                    flight.queued = False
+                    flight.error = StoreUnreachable("the mount ends")
+                    self._land(unit, flight, b"")
 
     async def _fly(self, run: list[tuple[Unit, _Flight]]) -> None:
         """Bring a run of neighbouring sectors of one object."""

@@ -46,6 +46,11 @@ def object_entry(object_id: bytes) -> str:
     return f"p-{object_id.hex()}"
 
 
+def is_shared(unit: Unit) -> bool:
+    """Whether it is kept for its pack, not for one file."""
+    return unit.entry.startswith("p-")
+
+
 def resolve(rows: Rows, ino: int, inode: Inode, start: int, end: int, sector_bytes: int) -> Iterator[Part]:
     """[start, end) of an inode as parts, in order. Raises Damaged where a row is missing or does not fit."""
     at = start

@@ -245,6 +245,16 @@ class Limits:
     readahead_most_bytes: int = 32 * MIB
     # Bytes fetched ahead of all readers together: what the fetches under way bring within about a second.
     ahead_bytes: int = 128 * MIB
+    # What a mount may fetch on a guess, for readers of small files, before any guess has turned out right: some
+    # 1,000 files of source code; and the most that may be on its way or unread: what such fetches bring in a second.
+    guess_first_bytes: int = 32 * MIB
+    guess_most_bytes: int = 64 * MIB
+    # How much of it comes with what somebody waits for, in one request: some 10 ms of it on one connection to S3.
+    guess_along_bytes: int = MIB
+    # What a request costs a guesser at least: one for each tiny object is dear, and there may be thousands.
+    guess_request_bytes: int = 64 * 1024
+    # Parallel ranged GETs of guesses; the others of `fetches` are free for what somebody waits for.
+    guessed_fetches: int = 4
     # Sectors that the cache disk did not take, kept in memory for the reader who comes back for their other half, or
     # comes to what was fetched ahead. Readahead has no more room than this while the cache takes nothing.
     spare_bytes: int = 32 * MIB

@@ -183,6 +183,10 @@ class FileContents(Protocol):
         """As `close`, where there is nothing to wait for and nothing to report. False: nothing was done."""
         ...
 
+    def release_at_once(self, ino: int) -> bool:
+        """As `close_at_once`, for what a mapping has stored after the last close: nobody waits for it."""
+        ...
+
     def opened(self, ino: int, writable: bool) -> None: ...
 
     def created(self, ino: int, inode: Inode) -> None:

@@ -233,7 +233,7 @@ class Files(Names, Attributes):
     def release_at_once(self, handle: int) -> bool:
         """As `release`, where there is nothing to wait for. False: nothing was done. No checkpoint."""
         file = self._file(handle)
-        if file.writable and (self._may_owe_privileges(file) or not self._contents.close_at_once(file.ino)):
+        if file.writable and (self._may_owe_privileges(file) or not self._contents.release_at_once(file.ino)):
             return False
         self._remove(handle)
         return True

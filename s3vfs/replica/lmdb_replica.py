@@ -116,7 +116,8 @@ class LmdbWriter(LmdbReader):
 
 
 class _Reading(LmdbReader):
-    """One read, and its own context. A class, since a generator would double the price of a lookup."""
+    """One read, and its own context. A class, since a generator would double the price of a lookup. The transaction
+    ends with the last one that has it."""
 
     __slots__ = ("_path",)
 
@@ -129,7 +130,6 @@ class _Reading(LmdbReader):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._txn.abort()
         if isinstance(error, lmdb.Error):
             raise translated(error, self._path) from error
 
@@ -152,6 +152,7 @@ class LmdbReplica:
         self._forks = _forks
         self._closed = False
         self.low_on_disk = False
+        self._standing: lmdb.Transaction[bytes] | None = None
         self._environment, self.rebuilt_why = open_environment(path, volume=volume, boot_id=boot_id)
         self._reserve = DiskReserve(self._environment, path)
 
@@ -180,6 +181,7 @@ class LmdbReplica:
         self._top_up()
 
     def _renew(self) -> None:
+        self._standing = None
         self._environment.close()
         self._environment = start_afresh(self._path, volume=self._volume, boot_id=self._boot_id)
         self._reserve = DiskReserve(self._environment, self._path)
@@ -205,15 +207,20 @@ class LmdbReplica:
         return self._environment
 
     def read(self) -> _Reading:
-        return _Reading(self._usable().begin(), self._path)
+        """All reads between two records share a transaction: a request makes several, and each would begin its own."""
+        environment = self._usable()
+        if self._standing is None:
+            self._standing = environment.begin()
+        return _Reading(self._standing, self._path)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        with self.read() as reader:
+        with self._usable().begin() as txn, _Reading(txn, self._path) as reader:
             yield Snapshot(_position(reader.get(_META_KEY)), reader.rows())
 
     def apply(self, record: Record) -> Applied:
         environment = self._usable()
+        self._standing = None  # what it reads would be kept from being used again
         with disk_errors(self._path), environment.begin(write=True) as txn:
             position = self._position
             check_continues(position, self._volume, record)
@@ -248,6 +255,7 @@ class LmdbReplica:
         with disk_errors(self._path):
             # Not closed: a snapshot that another thread is reading keeps it until its end.
             self._environment = take_next(self._path)
+        self._standing = None
         self._reserve = DiskReserve(self._environment, self._path)
         self._position = position
         self._top_up()
@@ -278,6 +286,7 @@ class LmdbReplica:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._standing = None
             self._environment.close()
 
 

@@ -41,6 +41,7 @@ from s3vfs.session.options import (
     SHY_MOST_S,
 )
 from s3vfs.session.tail import Tail
+from s3vfs.session.walk import Walk, ahead, first
 
 if TYPE_CHECKING:
     from s3vfs.session.pipeline import Pipeline
@@ -59,9 +60,10 @@ _MEMORY = 10_000
 @dataclass(slots=True)
 class Held:
     """An own lease. `ending_since_s`: since then it is relied on no more, and RELEASE is due. `recalled`: somebody
-    waits. `said_busy_s`: when BUSY was sent last."""
+    waits. `said_busy_s`: when BUSY was sent last. `used`: it has been of use at all."""
 
     used_at_s: float
+    used: bool = False
     ending_since_s: float | None = None
     recalled: bool = False
     said_busy_s: float = 0.0
@@ -92,6 +94,7 @@ class Leases:
         self._held: dict[LeaseId, Held] = {}
         self._shy: dict[int, _Shyness] = {}
         self._touched: dict[int, float] = {}
+        self._walk = Walk()
         self._asking: set[LeaseId] = set()
         self._work = trio.Event()
         self.enabled = True
@@ -137,7 +140,7 @@ class Leases:
             held = self._held.get(lease) if lease is not None else None
             if held is None or held.ending_since_s is not None:
                 return False
-            held.used_at_s = now_s
+            held.used_at_s, held.used = now_s, True
         return self.strong()
 
     def covering(self, rows: Rows, ino: int) -> LeaseId | None:
@@ -146,8 +149,8 @@ class Leases:
         return lease if lease is not None and self.relied_on([lease]) else None
 
     def wish(self, rows: Rows, directories: Iterable[int]) -> list[AnyOp]:
-        """What to send before an op that touches these directories, to have them leased; nothing where others have
-        been there lately."""
+        """What to send before an op that touches these directories, to have them leased, and those that a walker comes
+        to next; nothing where others have been there lately."""
         directories = list(dict.fromkeys(directories))
         if not self.enabled or not all(self._undisturbed(directory) for directory in directories):
             return []
@@ -178,10 +181,32 @@ class Leases:
         ]
         if not wanted:
             return []
+        grants: list[AnyOp] = [Grant(tuple(wanted))]
+        if guessed := self._guess(rows, wanted):
+            grants.append(Grant(guessed))  # by itself: all or none, and a guess may be outdated
         volume = rows.volume()
         switched_on = volume is not None and volume.features >> LEASES & 1
-        grant = Grant(tuple(wanted))
-        return [grant] if switched_on else [Feature(LEASES), grant]
+        return grants if switched_on else [Feature(LEASES), *grants]
+
+    def _guess(self, rows: Rows, wanted: Sequence[int]) -> tuple[int, ...]:
+        """What to ask for beside these directories, where somebody walks a tree."""
+        before = self._walk.guessed
+        used = any(self._was_of_use(rows, directory) for directory in before)
+        count = self._walk.goes_on(rows, wanted, trio.current_time(), used=used)
+        if count:
+            free = (
+                directory
+                for directory in ahead(rows, wanted[0])
+                if lease_of_directory(rows, directory) is None and self._undisturbed(directory)
+            )
+            self._walk.guessed = first(free, count, [*wanted, *before])  # those may be on their way
+        return self._walk.guessed
+
+    def _was_of_use(self, rows: Rows, directory: int) -> bool:
+        """Whether it has been removed since, or changed under the lease that it came under."""
+        lease = lease_of_directory(rows, directory)
+        held = None if lease is None else self._held.get(lease)
+        return held.used if held is not None else rows.inode(directory) is None
 
     def hear(self, changes: Changes) -> None:
         """A record has changed leases: ours among them? Called before anybody acts on that record."""

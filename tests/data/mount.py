@@ -30,6 +30,7 @@ QUICK = Limits(
     fetch_bytes=32,
     readahead_first_bytes=32,
     readahead_most_bytes=256,
+    guess_most_bytes=0,
     io_timeout_s=30,
 )
 

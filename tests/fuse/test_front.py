@@ -171,3 +171,22 @@ def test_an_unlinked_file_is_written_and_read_on(volume: Volume) -> None:
         (mount.path / "file").unlink()
         out.write(b" and after")
         assert os.pread(out.fileno(), 100, 0) == b"before and after"
+
+
+def test_with_one_processor_nothing_is_looked_for_twice(volume: Volume) -> None:
+    """Whoever would ask again could not, meanwhile."""
+    processors = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(processors)})
+        mount = volume.mount("--io", "front")
+    finally:
+        os.sched_setaffinity(0, processors)
+    for index in range(50):
+        (mount.path / f"file{index}").write_bytes(b"x")
+    taken = front(mount)
+    assert taken["writes"] == 50
+    assert taken["looks"] == 0
+    there = volume.mount("--io", "front")
+    for index in range(50):
+        (there.path / f"other{index}").write_bytes(b"x")
+    assert front(there)["looks"] > 0

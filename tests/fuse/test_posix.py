@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import stat
@@ -325,3 +326,20 @@ def test_seekdir_returns_to_where_telldir_was(root: Path) -> None:
         assert libc.readdir(stream).contents.name == b"."
     finally:
         libc.closedir(stream)
+
+
+@pytest.mark.parametrize(
+    ("request_code", "size"),
+    [
+        pytest.param(0x80086601, 8, id="FS_IOC_GETFLAGS"),
+        pytest.param(0x40086602, 8, id="FS_IOC_SETFLAGS"),
+        pytest.param(0x801C581F, 28, id="FS_IOC_FSGETXATTR"),
+        pytest.param(0x40806685, 128, id="FS_IOC_ENABLE_VERITY"),
+        pytest.param(0xC020660B, 32, id="FS_IOC_FIEMAP"),
+    ],
+)
+def test_ioctls_of_local_file_systems_say_that_they_are_not_there(root: Path, request_code: int, size: int) -> None:
+    """Programs that use them go on without, after one of these two."""
+    refusal = rf"\[Errno ({errno.ENOTTY}|{errno.EOPNOTSUPP})\]"
+    with open(root / "file", "wb") as file, pytest.raises(OSError, match=refusal):
+        fcntl.ioctl(file, request_code, bytes(size))

@@ -6,6 +6,7 @@
  *   WRITE                          into an inode whose Stream is armed: stored in its local file, noted in the log beside
  *                                  it, answered
  *   GETXATTR security.capability   of an inode that is known to have none
+ *   FORGET                         nothing is kept for what the kernel knows
  *
  * What Python may rely on:
  *  - All of it happens on the thread of pyfuse3's main loop, inside one call of pyfuse3's, with the GIL. Whatever was
@@ -20,7 +21,8 @@
  *
  * When nothing is there to be read it looks again for a moment (without the GIL) before it says so: whoever has just
  * had an answer usually asks again at once, and a turn of trio's loop costs more than that moment. Where that does not
- * pay it stops doing it. It never stays longer than LONGEST_NS: other tasks want to run.
+ * pay it stops doing it, and with one processor it never does. It never stays longer than LONGEST_NS: other tasks want
+ * to run.
  *
  * It knows no policy: Python says which inodes, how much, and until when.
  */
@@ -31,6 +33,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -86,7 +89,7 @@ static int written_count;
 static PyObject *noted; /* NULL: there is no front */
 static i64 allowance;   /* bytes that may be taken until Python allows more */
 static int idle;        /* the last read found nothing */
-static int credit;
+static int most_credit, credit;
 static i64 turned_ns, idle_ns;
 static u64 taken_writes, taken_bytes, taken_xattrs, looks, vain_looks;
 
@@ -436,7 +439,7 @@ static int take(int fd, const char *request, size_t size)
         return take_write(fd, request, size);
     if (header->opcode == FUSE_GETXATTR)
         return take_getxattr(fd, request, size);
-    return 0;
+    return header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET; /* they have no answer */
 }
 
 /* Calls noted(inode, fd, log fd, log's end, last entry's start, its end, time, ranges) for each stream. */
@@ -486,7 +489,7 @@ static ssize_t look_again(int fd, void *buffer, size_t size)
     if (length < 0 && errno == EAGAIN) {
         vain_looks++;
         credit--;
-    } else if (credit < CREDIT) {
+    } else if (credit < most_credit) {
         credit++;
     }
     return length;
@@ -510,7 +513,7 @@ ssize_t front_read(int fd, void *buffer, size_t size)
             }
         }
         if (length >= 0 && idle) {
-            if (now(CLOCK_MONOTONIC) - idle_ns < LOOK_AGAIN_NS && credit < CREDIT)
+            if (now(CLOCK_MONOTONIC) - idle_ns < LOOK_AGAIN_NS && credit < most_credit)
                 credit++; /* it would have paid */
             idle = 0;
         }
@@ -532,11 +535,14 @@ ssize_t front_read(int fd, void *buffer, size_t size)
 
 void front_begin(PyObject *callable)
 {
+    cpu_set_t processors;
+
     front_end();
+    most_credit = sched_getaffinity(0, sizeof processors, &processors) == 0 && CPU_COUNT(&processors) > 1 ? CREDIT : 0;
     noted = Py_XNewRef(callable);
     allowance = 0;
     idle = 0;
-    credit = CREDIT;
+    credit = most_credit;
     turned_ns = 0;
     taken_writes = taken_bytes = taken_xattrs = looks = vain_looks = 0;
 }
