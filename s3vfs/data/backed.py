@@ -50,7 +50,8 @@ class Backed:
     `origin`. `number`: the kernel's; 0 while it is not registered. `carried`: handles that have it, `reading`: those
     that can read. `found`: counts what was found. `floor_ns`: times before this are of the local clock's last tick.
     `chosen_ns`: an mtime that was set. `uids`: of whom it was lent to for writing, but root. `idle_since_s`,
-    `look_at_s`, `pause_s`: when it is looked at in the background."""
+    `look_at_s`, `pause_s`: when it is looked at in the background. `claimed_bytes`: what of the cache it has taken.
+    `refused`: the disk has not taken some of it."""
 
     sector_bytes: int
     origin: Origin
@@ -69,6 +70,8 @@ class Backed:
     idle_since_s: float = 0.0
     look_at_s: float = 0.0
     pause_s: float = 0.0
+    claimed_bytes: int = 0
+    refused: OSError | None = None
 
     def times(self, state: os.stat_result) -> tuple[int, int]:
         """(mtime, ctime) to be shown of a file that has changed: the local kernel's clock goes in ticks, and a file

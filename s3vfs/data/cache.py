@@ -111,6 +111,7 @@ class Cache:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _evicting: threading.Lock = field(default_factory=threading.Lock)
     _used_bytes: int = -1
+    _claimed_bytes: int = 0
     _user: int = -1
     _unseen_bytes: int = 0
     _not_before_ns: int = 0
@@ -248,31 +249,37 @@ class Cache:
         """Whether this process has used such an entry."""
         return name in self._open
 
-    def claim(self, claim: Claim, target: Path) -> bool:
+    def claim(self, claim: Claim, target: Path) -> int | None:
         """Move an entry away, to be `target`, if this process has verified all of it, and no other uses the folder:
-        those would have to fetch it again. It counts as evicted until it is adopted again."""
+        those would have to fetch it again. The bytes that it takes, under the cap, until `returned` gets them."""
         entry = self._open.get(claim.name)
         if entry is None or not all(entry.verified.get(slot) == checksum for slot, checksum in claim.sums.items()):
-            return False
+            return None
         path = self._path(claim.name)
         try:
             present = os.pread(entry.sums, 8 * (max(claim.sums, default=-1) + 1), 0)
             if any(present[8 * slot : 8 * slot + 8] != checksum for slot, checksum in claim.sums.items()):
-                return False
+                return None
             with entry.lock:
                 if not self._alone() or entry.gone():
-                    return False
+                    return None
                 held_bytes = 512 * os.fstat(entry.data).st_blocks
                 os.rename(path, target)
                 entry.claimed = True
             Path(f"{path}{_SUMS}").unlink(missing_ok=True)
         except OSError as error:
             self._failed(error)
-            return False
+            return None
         with self._lock:
             self._open.pop(claim.name, None)
             self._used_bytes = max(self._used_bytes - held_bytes, 0)
-        return True
+            self._claimed_bytes += held_bytes
+        return held_bytes
+
+    def returned(self, held_bytes: int) -> None:
+        """What was claimed is about to be adopted again, or gone."""
+        with self._lock:
+            self._claimed_bytes -= held_bytes
 
     def adopt(self, name: str, source: Path, table: bytes, held_bytes: int, *, verified: bool = False) -> bool:
         """Make a local file, which nobody can write to any more, the entry `name`, without a copy. `table`: 8 bytes
@@ -358,7 +365,7 @@ class Cache:
             self._unseen_bytes += more_bytes
             look = self._used_bytes < 0 or self._unseen_bytes > self.cap_bytes // 20
             self._used_bytes += more_bytes
-            over = self._used_bytes > self.cap_bytes
+            over = self._used_bytes + self._claimed_bytes > self.cap_bytes
         short = self._free_bytes() < self.reserve_bytes + more_bytes
         due = look or ((over or short) and self.stopwatch_ns() >= self._not_before_ns)
         if due and self._evicting.acquire(blocking=False):
@@ -369,7 +376,7 @@ class Cache:
             short = self._free_bytes() < self.reserve_bytes + more_bytes
             if short:
                 self._not_before_ns = self.stopwatch_ns() + _PAUSE_NS
-        return not short and self._used_bytes <= self.cap_bytes
+        return not short and self._used_bytes + self._claimed_bytes <= self.cap_bytes
 
     def relieve(self) -> None:
         """The disk is short for others: give up entries until the reserve and a little more are free again."""
@@ -394,7 +401,8 @@ class Cache:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             entries = self._scan()
-            used = sum(size for _, size, _ in entries) + more_bytes
+            claimed = self._claimed_bytes
+            used = sum(size for _, size, _ in entries) + claimed + more_bytes
             free = self._free_bytes() - more_bytes
             wanted = int(self.cap_bytes * _LOW_WATER) if used > self.cap_bytes else self.cap_bytes
             for _, size, path in sorted(entries):
@@ -408,7 +416,7 @@ class Cache:
                 free += size
                 self.counters.evicted += 1
             with self._lock:
-                self._used_bytes = used
+                self._used_bytes = used - claimed
                 self._unseen_bytes = 0
         finally:
             os.close(lock)

@@ -433,9 +433,14 @@ class Contents:
             offset = self._size(file)
             end = offset + len(view)
             with local_disk(), working.changing(offset, end):
-                await self._store(working, offset, view)
-                if self._size(file) != offset or not deferral.acknowledge(file, len(view)):
-                    return None
+                if working.backed is not None:  # it has the size that the local file has: nothing may be stored in vain
+                    if not deferral.acknowledge(file, len(view)):
+                        return None
+                    working.store(offset, view)
+                else:
+                    await self._store(working, offset, view)
+                    if self._size(file) != offset or not deferral.acknowledge(file, len(view)):
+                        return None
                 working.written(offset, end, self._session.environment.wall_ns(), trio.current_time())
         self._upkeep.wake()
         return offset

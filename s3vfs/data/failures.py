@@ -24,6 +24,10 @@ class LocalDiskError(S3vfsError):
         self.errno = cause.errno or errno.EIO
 
 
+class NotWrittenBack(LocalDiskError):
+    """It has refused pages that the kernel had taken: what is read there may not be what was written."""
+
+
 class _LocalDisk:
     """What `local_disk` gives: one for all, since it keeps nothing, and every write enters it."""
 

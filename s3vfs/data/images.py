@@ -15,7 +15,7 @@ import trio
 import xxhash
 
 from s3vfs.data.backed import Backed, Seal, Sums, differing, load, scan
-from s3vfs.data.failures import local_disk
+from s3vfs.data.failures import NotWrittenBack, local_disk
 from s3vfs.data.fetch import Fetcher
 from s3vfs.data.layout import Part
 from s3vfs.data.openfile import OpenFile
@@ -23,6 +23,7 @@ from s3vfs.data.origin import Origin
 from s3vfs.data.protocol import DataSession, Limits, Sizes
 from s3vfs.data.punch import punch
 from s3vfs.data.ranges import RangeSet
+from s3vfs.data.writeback import check_written_back
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.rows import Inode, Rows
 
@@ -49,7 +50,8 @@ class Images:
     # -- what was written ---------------------------------------------------------------------------------------------
 
     async def harvest(self, file: OpenFile, *, quick: bool = False) -> None:
-        """Find what was written unseen: it is pending afterwards. `quick`: not where size and times are as before."""
+        """Find what was written unseen: it is pending afterwards. `quick`: not where size and times are as before.
+        Raises NotWrittenBack where what can be read is not all that was written."""
         backed = file.working.backed
         if backed is not None and backed.writable and not file.lost:
             async with file.storing:
@@ -64,18 +66,33 @@ class Images:
         if backed is None or not backed.writable:
             return
         try:
-            await self._harvest(file, backed)
+            await self._harvest(file, backed, whatever_is_there=True)
         except S3vfsError as error:
             _log.warning("inode %d: what was written is told from what was published by sectors: %s", file.ino, error)
             backed.stale, backed.origin = False, Origin()
-            await self._harvest(file, backed)
+            await self._harvest(file, backed, whatever_is_there=True)
 
-    async def _harvest(self, file: OpenFile, backed: Backed, *, quick: bool = False) -> None:
+    @staticmethod
+    def _require_kept(file: OpenFile, backed: Backed) -> None:
+        """Raises NotWrittenBack, from then on always."""
+        if backed.refused is None:
+            try:
+                check_written_back(file.working.open())
+            except OSError as error:
+                backed.refused = error
+        if backed.refused is not None:
+            raise NotWrittenBack(backed.refused)
+
+    async def _harvest(
+        self, file: OpenFile, backed: Backed, *, quick: bool = False, whatever_is_there: bool = False
+    ) -> None:
         working = file.working
         state = working.status()
         seal = Seal.of(state)
         if quick and seal == backed.seal:
             return
+        if not whatever_is_there:
+            self._require_kept(file, backed)
         seen, spans = await self._scan(file, state.st_size)
         ranges, doubtful = self._sort(file, backed, seen, spans)
         for sector in doubtful:
@@ -84,7 +101,7 @@ class Images:
 
     def harvest_at_once(self, file: OpenFile) -> bool:
         """As `harvest`, where nothing has to be waited for: the file is small, and nothing of it was published before.
-        False: nothing was done. No checkpoint. Raises OSError."""
+        False: nothing was done. No checkpoint. Raises OSError, and as `harvest`."""
         working, backed = file.working, file.working.backed
         if backed is None or not backed.writable:
             return True
@@ -93,6 +110,7 @@ class Images:
         state = working.status()
         if state.st_size > self._limits.inline_bytes:
             return False
+        self._require_kept(file, backed)
         seen, spans = scan(working.open(), state.st_size, self._sizes.sector_bytes)
         ranges, doubtful = self._sort(file, backed, seen, spans)
         if doubtful:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -60,13 +60,15 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class Lending:
-    """One for each `Contents`. `forget(file)`: nothing of the file is kept here any more."""
+    """One for each `Contents`. `harvest`: as that of images, and what is lost is seen to. `forget(file)`: nothing of
+    the file is kept here any more."""
 
     def __init__(
         self,
         session: DataSession,
         cache: Cache,
         images: Images,
+        harvest: Callable[[OpenFile], Awaitable[None]],
         files: dict[int, OpenFile],
         room: Room,
         sizes: Sizes,
@@ -76,6 +78,7 @@ class Lending:
         self._session = session
         self._cache = cache
         self._images = images
+        self._harvest = harvest
         self._files = files
         self._room = room
         self._sizes = sizes
@@ -275,7 +278,8 @@ class Lending:
             inode = Rows(txn).inode(file.ino)
         if inode is None or inode.version != origin.version or not _untouched(file):
             return
-        if not self._cache.claim(claim, working.path):
+        claimed_bytes = self._cache.claim(claim, working.path)
+        if claimed_bytes is None:
             return
         working.taken_over()
         try:
@@ -285,11 +289,13 @@ class Lending:
             os.ftruncate(fd, origin.size)
         except OSError as error:
             _log.warning("inode %d is not lent to the kernel: %s", file.ino, error)
+            self._cache.returned(claimed_bytes)
             with local_disk():
                 working.remove()
             return
         working.close()
-        working.backed = Backed(self._sizes.sector_bytes, origin, seal=Seal.of(working.status()))
+        backed = Backed(self._sizes.sector_bytes, origin, seal=Seal.of(working.status()), claimed_bytes=claimed_bytes)
+        working.backed = backed
         working.base_version = inode.version
 
     def _plan(self, file: OpenFile) -> tuple[Origin, Claim, list[Part]] | None:
@@ -334,7 +340,7 @@ class Lending:
         if inode is None or not inode.nlink or file.lost:
             # Its bytes go with it, or are spilled: whoever still writes to it can be found by nobody.
             self._withdraw(backed)
-            self._remove(file)
+            self._remove(file, backed)
             return
         try:
             if backed.writable and not backed.stale and file.working.status().st_size <= self._limits.inline_bytes:
@@ -431,6 +437,7 @@ class Lending:
             current = inode is not None and inode.nlink and inode.version == backed.origin.version
             sums = backed.origin.own_sums(rows, self._sizes.sector_bytes) if current and not backed.stale else {}
         working.close()
+        self._cache.returned(backed.claimed_bytes)
         if sums and backed.origin.size >= self._sizes.sector_bytes:
             table = bytearray(8 * (max(sums) + 1))
             for sector, (_, checksum) in sums.items():
@@ -443,7 +450,8 @@ class Lending:
             working.remove()
         working.backed = None
 
-    def _remove(self, file: OpenFile) -> None:
+    def _remove(self, file: OpenFile, backed: Backed) -> None:
+        self._cache.returned(backed.claimed_bytes)
         with local_disk():
             file.working.remove()
         file.working.backed = None
@@ -505,7 +513,7 @@ class Lending:
                 return
             if now_s >= backed.look_at_s and not await self.settle(file):
                 # Somebody still writes, to mapped pages perhaps, of which no time tells.
-                await self._images.harvest(file)
+                await self._harvest(file)
         except (S3vfsError, OSError) as error:
             backed.look_at_s = now_s + _LONGEST_PAUSE_S
             _log.warning("inode %d: its local file is looked at again: %s", file.ino, error)

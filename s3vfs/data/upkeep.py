@@ -18,7 +18,7 @@ import trio
 from s3vfs.data.backed import NEVER, Backed, Seal
 from s3vfs.data.cache import Cache
 from s3vfs.data.deferral import Deferral
-from s3vfs.data.failures import again, local_disk
+from s3vfs.data.failures import LocalDiskError, NotWrittenBack, again, local_disk
 from s3vfs.data.fetch import Fetcher
 from s3vfs.data.gather import gather
 from s3vfs.data.images import Images
@@ -77,7 +77,7 @@ class Upkeep:
         self._spill = spill
         self.deferral = Deferral(session, sizes, limits, uploader, self._lose, self._landed, self._drop)
         self.images = Images(session, fetcher, sizes, limits, self.wake)
-        self.lending = Lending(session, cache, self.images, files, room, sizes, limits, self._forget)
+        self.lending = Lending(session, cache, self.images, self._harvest, files, room, sizes, limits, self._forget)
         self._fenced: SessionFenced | None = None
         self._work = trio.Event()
         self._hurry = trio.Event()
@@ -120,7 +120,7 @@ class Upkeep:
             raise again(file.failure)
         await self._settled(file)
         if unseen:
-            await self.images.harvest(file)
+            await self._harvest(file)
         if file.working.dirty:
             seen = file.attempt
             contended = file.publishing.locked()
@@ -135,7 +135,7 @@ class Upkeep:
     async def close(self, file: OpenFile) -> None:
         """As `publish`, or at once where a lease lets the close be acknowledged."""
         if not file.lost:
-            await self.images.harvest(file)
+            await self._harvest(file)
         if not self._close_found(file):
             await self.publish(file)
 
@@ -144,7 +144,7 @@ class Upkeep:
         checkpoint."""
         try:
             return file.untold is None and self.images.harvest_at_once(file) and self._close_found(file)
-        except OSError:
+        except (OSError, LocalDiskError):
             return False  # `close` meets it again, and reports it
 
     def release_at_once(self, file: OpenFile) -> bool:
@@ -162,6 +162,14 @@ class Upkeep:
             return True
         return not file.orphan and self.deferral.acknowledge(file)
 
+    async def _harvest(self, file: OpenFile) -> None:
+        """See `Images.harvest`. What the disk has not kept is not published: what is there is spilled."""
+        try:
+            await self.images.harvest(file)
+        except NotWrittenBack as error:
+            await self._give_up(file, error)
+            raise again(error) from error
+
     async def _settled(self, file: OpenFile) -> None:
         """No close of the file is on its way. Raises its failure while one cannot be sent: under its lease it goes,
         and in no other way."""
@@ -175,7 +183,7 @@ class Upkeep:
         if file.failure is not None and file.lost:
             raise again(file.failure)
         await self._settled(file)
-        await self.images.harvest(file)
+        await self._harvest(file)
         async with file.publishing:
             if file.working.dirty:
                 await self._attempt(file, orphans=True)
@@ -445,7 +453,12 @@ class Upkeep:
         took_effect = partial(self._publisher.took_effect, replayed.ino)
         pending = replayed.remaining(took_effect if ours else lambda *_: False)
         working = self.place(replayed.ino, left_behind=True)
-        if pending.dirty and inode is None and (reason := self._session.lost(replayed.ino)) is not None:
+        reason = self._session.lost(replayed.ino)
+        if reason is None and not ours:
+            reason = (
+                "the session that has them was ended, and nobody knows their file"  # lost, or removed: who can say?
+            )
+        if pending.dirty and inode is None and reason is not None:
             working.pending = pending
             await self._keep(working, reason)
             working.remove()

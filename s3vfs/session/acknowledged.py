@@ -275,6 +275,11 @@ class Acknowledged:
                 _log.error("%d lost changes cannot be written down: %s", len(lost), error)
                 for numbered, reason in lost:
                     _log.error("lost: %s: %s", described(numbered.op), reason)
+        if self._settled_parts and self._lost_inos:  # the parts would tell it after a kill, until the bytes are spilled
+            try:
+                self._queue_log.carry(self._closes, self._lost_inos)
+            except OSError as error:
+                _log.warning("a restart will not know of lost changes: %s", error)
         self._remove_parts()
 
     # -- after a restart ----------------------------------------------------------------------------------------------
@@ -297,6 +302,11 @@ class Acknowledged:
         self._queue_log.carry(self._closes, self._lost_inos)
         for path, _ in found:
             await self._environment.run(path.unlink)
+
+    def ended(self) -> None:
+        """The session has ended in order. Raises OSError."""
+        if self._lost_inos:
+            self._queue_log.carry({}, {})
 
     def taken_up(self) -> None:
         """The data room has seen to everything that `closed_under` and `lost` say of a former daemon."""

@@ -427,6 +427,8 @@ class Session:
             if self._presence is not None:
                 await self._presence.remove()
             await self.environment.run(self._directory.remove_identity)
+            if self._acknowledged is not None:
+                self._acknowledged.ended()
 
     def status(self) -> dict[str, Any]:
         """Everything a user may want to know of it, in plain values."""

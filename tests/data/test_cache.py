@@ -12,7 +12,7 @@ import trio
 import trio.testing
 import xxhash
 
-from s3vfs.data.cache import Cache
+from s3vfs.data.cache import Cache, Claim
 from s3vfs.data.layout import Unit, file_entry, object_entry
 from s3vfs.errors import Damaged
 from s3vfs.objects.counting import Operation
@@ -360,3 +360,24 @@ def test_relief_asked_of_a_cache_that_holds_nothing_yet_is_no_disk_error(tmp_pat
     cache = Cache(tmp_path / "blocks", 1024, 1 << 20, 0, lambda: 0)
     cache.relieve()
     assert cache.counters.disk_errors == 0
+
+
+def test_what_is_claimed_counts_towards_the_cap_until_it_is_back(tmp_path: Path) -> None:
+    cap = 64 * SECTOR
+    cache = build(tmp_path / "cache", cap)
+    cache.join()
+    data = os.urandom(SECTOR)
+    units = [sector("f-1-1", slot, data) for slot in range(40)]
+    assert all(cache.store(unit, data) for unit in units)
+    target = tmp_path / "claimed"
+    held_bytes = cache.claim(Claim("f-1-1", {unit.slot: unit.checksum for unit in units}), target)
+    assert held_bytes == target.stat().st_blocks * 512
+    for n in range(100):
+        cache.store(sector(object_entry(n.to_bytes(16, "big")), 0, data), data)
+        assert disk_bytes(tmp_path) <= cap + cap // 10
+    cache.returned(held_bytes)
+    target.unlink()
+    for n in range(100, 150):
+        assert cache.store(sector(object_entry(n.to_bytes(16, "big")), 0, data), data)
+    assert disk_bytes(tmp_path) > cap // 2
+    cache.leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from s3vfs.data import images
+from s3vfs.errors import S3vfsError
 from tests.data.double import Kernel, Volume
 from tests.data.mount import Mount, mounted, until
 
@@ -143,5 +146,38 @@ def test_one_file_has_one_mode(tmp_path: Path) -> None:
             assert await lend(second, writable=False, created=False) == number
             assert await lend(second, writable=True, created=False) == number
             assert kernel.numbers == {number}
+
+    trio.run(main)
+
+
+def test_what_the_disk_has_not_taken_is_not_published_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that could not be written back may be gone: what is read in its place is nobody's data (R10)."""
+    refusals = [OSError(errno.EIO, "refused")]
+
+    def check(descriptor: int) -> None:
+        if refusals:  # the kernel tells it once
+            raise refusals.pop()
+
+    async def main() -> None:
+        volume, kernel = Volume(), Kernel()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path) as mount:
+            mount.contents.use(kernel)
+            await create(mount, ino)
+            with local(mount, ino) as fd:
+                os.write(fd, b"a" * 100)
+                monkeypatch.setattr(images, "check_written_back", check)
+                for _ in range(3):
+                    with pytest.raises(S3vfsError) as caught:
+                        await mount.contents.publish(ino)
+                    assert caught.value.errno == errno.EIO
+            with pytest.raises(S3vfsError):
+                await release(mount, ino)
+            mount.contents.returned(ino, lent=True, readable=True)
+            mount.contents.closed(ino, True)
+            (kept_bytes,) = spilled(mount.folder)
+            assert kept_bytes.read_bytes() == b"a" * 100
+            await trio.sleep(0.5)
+            assert volume.inode(ino).size == 0
 
     trio.run(main)

@@ -284,6 +284,24 @@ def test_a_small_file_that_a_kernel_writes_is_closed_at_once(tmp_path: Path, uid
     run(tmp_path, main)
 
 
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_an_append_to_a_file_that_a_kernel_uses_is_there_once(tmp_path: Path, length: int) -> None:
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
+            one.contents.use(Kernel())
+            ino, handle = await one.create_leased(b"log")
+            assert await one.fs.lend(handle, created=True)
+            appending = await one.fs.open(ino, os.O_RDWR | os.O_APPEND, ROOT)
+            assert await one.fs.lend(appending, created=False)
+            for line in (b"1" * length, b"2" * length):
+                assert await append(one, appending, line)
+            assert await two.read(b"log") == b"1" * length + b"2" * length
+            await one.close(appending)
+            await one.close(handle)
+
+    run(tmp_path, main)
+
+
 def test_fsync_says_why_an_acknowledged_close_is_not_in_the_bucket(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client, script = scripted(place, 1)

@@ -246,6 +246,31 @@ def test_a_holder_that_does_not_answer_loses_its_lease_and_its_work_is_kept_and_
     run(tmp_path, main)
 
 
+def test_what_a_living_daemon_has_lost_is_remembered_when_it_is_killed(tmp_path: Path) -> None:
+    """The bytes of such a file may not be spilled yet."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        ino = 0
+        with suppress(Killed):
+            async with client.mount(LEASED) as one, place.client(2).mount(LEASED) as two:
+                await leased(one)
+                script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
+                assert acknowledged(one, b"lost")
+                with one.view() as txn:
+                    ino = dict(Rows(txn).entries(ROOT))[b"lost"].ino
+                await two.fresh(0)
+                await two.reach(ROOT)
+                script.clear()
+                await trio.sleep(10)
+                assert one.lost(ino) is not None
+                raise Killed
+        async with client.mount(LEASED) as one:
+            assert one.lost(ino) is not None
+
+    run(tmp_path, main)
+
+
 def test_a_killed_daemon_loses_nothing(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
         client = place.client(1)
