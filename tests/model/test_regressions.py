@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.model.chooser import KEEP_SIZE, PUNCH_HOLE
+from tests.model.chooser import KEEP_SIZE, PUNCH_HOLE, RENAME_EXCHANGE
 from tests.model.conftest import WorldMaker
 from tests.model.world import Call
 
@@ -131,6 +131,21 @@ def test_what_one_mount_has_written_the_other_maps_and_copies(new_world: WorldMa
             ("unlink", ("e/a",), 0),
             ("fstat", (0,), 0),
             ("pread", (0, 0, 100_000), 0),
+        ]
+    )
+
+
+def test_what_took_a_symlinks_place_is_found_at_once(new_world: WorldMaker) -> None:
+    """The other kernel went on to where the link had led."""
+    new_world().replay(
+        [
+            ("open", (2, "d", RDWR_CREATE, 0o444), 2),
+            ("symlink", ("nowhere", "a"), 0),
+            ("close", (2,), 0),
+            ("switch", (False,), 0),
+            ("rename", ("a", "d", RENAME_EXCHANGE), 1),
+            ("switch", (False,), 0),
+            ("load", ("a",), 0),
         ]
     )
 
