@@ -38,6 +38,19 @@ def test_truncate_to_the_size_that_it_has_leaves_mtime(new_world: WorldMaker) ->
     )
 
 
+def test_truncate_to_the_size_that_it_has_is_not_compared_where_tmpfs_has_pages(new_world: WorldMaker) -> None:
+    """tmpfs moves the times then, also for pages behind the end of the file (docs/semantics.md)."""
+    new_world().replay(
+        [
+            ("open", (1, "c", RDWR_CREATE, 0o644), 0),
+            ("fallocate", (1, KEEP_SIZE, 17_636, 1), 0),
+            ("observe", (), 0),
+            ("truncate", ("c", 0), 0),
+            ("observe", (), 0),
+        ]
+    )
+
+
 def test_an_owner_outside_the_group_loses_setgid_with_a_chown(new_world: WorldMaker) -> None:
     new_world().replay(
         [
