@@ -38,6 +38,10 @@ def test_truncate_to_the_size_that_it_has_leaves_mtime(new_world: WorldMaker) ->
     )
 
 
+def test_an_empty_world_keeps_its_top(new_world: WorldMaker) -> None:
+    new_world().replay([("rmdir", ("",), 0), ("mkdir", ("a", 0o755), 0), ("observe", (), 0)])
+
+
 def test_truncate_to_the_size_that_it_has_is_not_compared_where_tmpfs_has_pages(new_world: WorldMaker) -> None:
     """tmpfs moves the times then, also for pages behind the end of the file (docs/semantics.md)."""
     new_world().replay(

@@ -108,6 +108,8 @@ class World:
             except OSError:
                 return True
             return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+        if name == "rmdir" and not arguments[0]:
+            return False  # the top itself, without which there is no world
         if name == "truncate":
             # To the size that a file has, truncate(2) leaves the times here (docs/semantics.md). tmpfs moves them where
             # it has pages, also those that fallocate has put behind its end, and leaves them else.
