@@ -222,10 +222,9 @@ class Contents:
         mtime_ns, atime_ns, ctime_ns = inode.mtime_ns, inode.atime_ns, inode.ctime_ns
         for layer in (working.captured, working.pending):
             if layer:
-                ctime_ns = max(ctime_ns, inode.ctime_ns + 1)  # as `apply` will have it
                 mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
                 atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
-                ctime_ns = max(ctime_ns, layer.ctime_ns)
+                ctime_ns = max(ctime_ns + 1, layer.ctime_ns) + layer.ops - 1  # as `apply` will have it
         if unseen is not None:
             assert working.backed is not None
             mtime_ns, changed_ns = working.backed.times(unseen)

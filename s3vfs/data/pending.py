@@ -56,6 +56,16 @@ class Pending:
         """Whether it hides any of the published contents but by writing over them."""
         return self.low is not None or bool(self.holes)
 
+    @property
+    def ops(self) -> int:
+        """How many ops on the inode these changes become, where one commit takes them all: `apply` moves ctime with
+        each."""
+        cut = self.low is not None
+        written = bool(self.dirty) or self.end > (self.low or 0)
+        carried = bool(self.dirty) or (cut and not self.holes)
+        times = self.atime_ns is not None or (self.mtime_ns is not None and not carried)
+        return cut + len(self.holes) + written + times
+
     def write(self, start: int, end: int, time_ns: int) -> None:
         """Bytes [start, end) were written."""
         self.dirty.add(start, end)

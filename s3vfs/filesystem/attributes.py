@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 import trio
@@ -147,7 +147,11 @@ class Attributes(Core):
         """Whether the caller may keep setgid; root may."""
         return caller.uid == 0 or inode.gid == caller.gid or inode.gid in self._groups_of(caller.pid)
 
-    async def readlink(self, ino: int) -> bytes:
+    async def readlink(self, ino: int, *, check: Callable[[], Awaitable[None]] | None = None) -> bytes:
+        """`check` as in `open`: what a path leads to is decided here, too."""
+        await self._session.reach(ino)
+        if check is not None:
+            await check()
         with self._session.view() as txn:
             inode = self._inode(Rows(txn), ino)
         if not stat.S_ISLNK(inode.mode):

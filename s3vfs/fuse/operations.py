@@ -205,8 +205,15 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S):
-            return await self._filesystem.readlink(inode)
+        """ESTALE as in `open`: an outdated name must not lead away from what is there now."""
+        with self._refusing(inode, ctx.pid, lasts_s=OTHER_WITHIN_S), self._kernel.arriving() as arrived_s:
+            named = self._kernel.second_tries.follows(ctx.pid, inode)
+
+            async def check() -> None:
+                if not named:
+                    await self._refuse_outdated(inode, ctx.pid, arrived_s)
+
+            return await self._filesystem.readlink(inode, check=check)
 
     @_guarded
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
@@ -244,19 +251,23 @@ class Operations(pyfuse3.Operations):
         """Around an open that has just arrived. Gives a check, to be called once the view is fresh: is the name that it
         came by outdated, or (`sized`) the size that the kernel has? Threads that cannot be told apart are not sent back
         for the size: who knows when to stop?"""
-        linger_s = LINGER_S if thread else IN_FLIGHT_S
         with self._refusing(ino, thread, lasts_s=OPEN_WITHIN_S), self._kernel.arriving() as arrived_s:
             second_try = self._kernel.second_tries.is_second_try(thread, ino)
 
             async def check() -> None:
-                if not second_try and self._kernel.may_be_outdated(ino, arrived_s, linger_s=linger_s):
-                    if not thread:
-                        await self._kernel.unlearned(ino)
-                    raise PosixError(errno.ESTALE)
+                if not second_try:
+                    await self._refuse_outdated(ino, thread, arrived_s)
                 if sized and thread and not second_try and await self._kernel.size_outdated(ino):
                     raise PosixError(errno.ESTALE)
 
             yield check
+
+    async def _refuse_outdated(self, ino: int, thread: int, arrived_s: float) -> None:
+        """ESTALE where the kernel may have come to the inode, by a request that arrived then, by an outdated name."""
+        if self._kernel.may_be_outdated(ino, arrived_s, linger_s=LINGER_S if thread else IN_FLIGHT_S):
+            if not thread:
+                await self._kernel.unlearned(ino)
+            raise PosixError(errno.ESTALE)
 
     def _refusing(self, ino: int, thread: int, *, lasts_s: float) -> Serving:
         """Around a request about an inode. An ESTALE that leaves is remembered: the kernel walks the path once more."""

@@ -37,8 +37,8 @@ _MOST_WALKS = 10_000
 @dataclass(slots=True)
 class _Walk:
     """After an ESTALE about `ino`. `named`: what the last look-up since has found under `name`, None before one, 0:
-    nothing; `leads_on`: a path may go on behind that. `passed`: where it has looked, and what it was named.
-    `until_s`: then it is over, unless a look-up is in progress."""
+    nothing; `leads_on`: a path may go on behind that; `followed`: it has been read as a symbolic link. `passed`: where
+    it has looked, and what it was named. `until_s`: then it is over, unless a look-up is in progress."""
 
     ino: int
     lasts_s: float
@@ -47,6 +47,7 @@ class _Walk:
     named: int | None = None
     name: Name | None = None
     leads_on: bool = True
+    followed: bool = False
     passed: set[int] = field(default_factory=set)
 
 
@@ -130,7 +131,7 @@ class SecondTries:
             del self._walks[thread]
             return
         now_s = self._now_s()
-        walk.named, walk.name, walk.leads_on = ino, name, leads_on and ino != 0
+        walk.named, walk.name, walk.leads_on, walk.followed = ino, name, leads_on and ino != 0, False
         walk.until_s, walk.look_until_s = now_s + walk.lasts_s, now_s + LOOK_WITHIN_S
         walk.passed.add(name[0])
         if ino:
@@ -162,6 +163,15 @@ class SecondTries:
         """Whether somebody is just served who was named this inode by a walk: the call that made it finds it, even if
         its last name has gone since, however long the answer takes. Nobody else, and no later call, does."""
         return ino in self._serving
+
+    def follows(self, thread: int, ino: int) -> bool:
+        """As `is_second_try`, for a symbolic link on the walk's path, behind which it goes on. True once for each
+        look-up that names it."""
+        walk = self._walks.get(thread)
+        if walk is None or walk.followed or self._now_s() > walk.until_s:
+            return False
+        walk.followed = ino == (walk.ino if walk.named is None else walk.named)
+        return walk.followed
 
     def is_second_try(self, thread: int, ino: int) -> bool:
         """Whether the thread opens `ino` because, after an ESTALE, that was named to it (or, for a path without names

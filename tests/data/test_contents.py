@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
+import pytest
 import trio
 import trio.testing
 
@@ -156,6 +157,34 @@ def test_times_set_before_a_publish_go_out_with_it_and_later_ones_are_the_caller
             assert contents.set_times(ino, None, 9)
             await contents.publish(ino)
             assert (volume.inode(ino).size, volume.inode(ino).mtime_ns) == (100, 9)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("times", [(5, 6), (5, None), (None, 6)])
+def test_the_ctime_that_is_shown_before_a_publish_is_what_it_becomes(
+    tmp_path: Path, truncated: bool, written: bool, times: tuple[int | None, int | None]
+) -> None:
+    """A close under a lease is answered before its record: nobody asks again after that. Each op moves ctime."""
+
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path) as mount:
+            contents = mount.contents
+            contents.opened(ino, True)
+            await contents.write(ino, 0, b"before")
+            await contents.publish(ino)
+            if truncated:
+                await contents.truncate(ino, 2)
+            if written:
+                await contents.write(ino, 0, b"data")
+            contents.set_times(ino, *times)
+            shown = contents.attributes(ino, volume.inode(ino))
+            await contents.publish(ino)
+            assert volume.inode(ino).ctime_ns == shown.ctime_ns
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 

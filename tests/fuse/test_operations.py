@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -37,10 +38,12 @@ CONTEXT = cast(pyfuse3.RequestContext, SimpleNamespace(pid=1))
 def operations(error: BaseException) -> Operations:
     clock = [0.0]
     session = SimpleNamespace(touch=lambda: None)
+    second_tries = SecondTries(lambda ino: [ino], lambda: clock[0])
+    kernel = SimpleNamespace(second_tries=second_tries, arriving=lambda: nullcontext(clock[0]))
     return Operations(
         cast(Filesystem, Broken(error)),
         session,
-        cast(KernelCache, SimpleNamespace(second_tries=SecondTries(lambda ino: [ino], lambda: clock[0]))),
+        cast(KernelCache, kernel),
         entry_timeout_s=1,
         attribute_timeout_s=1,
         now_s=lambda: clock[0],

@@ -212,3 +212,27 @@ def test_what_a_walk_found_is_there_for_nobody_else_and_for_no_later_call() -> N
         assert world.tries.is_second_try(THREAD, OTHER)
         assert world.tries.expects(OTHER)
     assert not world.expected(OTHER)
+
+
+def test_a_walk_follows_a_symbolic_link_once_each_time_it_is_named() -> None:
+    """Another call that has the link from the kernel's cache is none of the walk's."""
+    world = World()
+    assert not world.tries.follows(THREAD, OTHER)
+    world.tries.refused(THREAD, OTHER)
+    for _ in range(2):
+        world.look_up(NAME, OTHER, leads_on=True)
+        assert not world.tries.follows(THREAD, FILE)
+        assert not world.tries.follows(THREAD + 1, OTHER)
+        assert world.tries.follows(THREAD, OTHER)
+        assert not world.tries.follows(THREAD, OTHER)
+    world.look_up((DIRECTORY, b"target"), FILE)
+    assert world.tries.is_second_try(THREAD, FILE)
+
+
+def test_a_symbolic_link_without_a_name_is_read_at_the_second_try() -> None:
+    world = World()
+    world.tries.refused(THREAD, OTHER, lasts_s=OTHER_WITHIN_S)
+    assert world.tries.follows(THREAD, OTHER)
+    world.tries.refused(THREAD, OTHER, lasts_s=OTHER_WITHIN_S)
+    world.now_s += OTHER_WITHIN_S + 0.1
+    assert not world.tries.follows(THREAD, OTHER)

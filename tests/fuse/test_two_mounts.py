@@ -169,6 +169,43 @@ def test_a_replaced_directory_is_entered_anew(pair: Pair) -> None:
     assert os.listdir(there / "directory") == []
 
 
+def test_a_symlink_that_was_replaced_leads_to_the_new_target(pair: Pair) -> None:
+    """As releases are switched: the new link is renamed over the old one."""
+    here, there = pair
+    for version in range(20):
+        (here / f"v{version}").mkdir()
+        (here / f"v{version}/file").write_bytes(b"%d" % version)
+        (here / "next").symlink_to(f"v{version}")
+        os.rename(here / "next", here / "current")
+        assert read(there / "current/file") == b"%d" % version
+
+
+def test_a_symlink_that_moved_leads_nobody_away_from_what_is_there_now(pair: Pair) -> None:
+    """The link lives on under another name, so its inode alone tells nothing."""
+    here, there = pair
+    (here / "a").symlink_to("target")
+    (here / "b").write_bytes(b"file")
+    (here / "target").write_bytes(b"target")
+    for _ in range(10):
+        assert (read(there / "a"), read(there / "b")) == (b"target", b"file")
+        for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+            os.rename(here / old, here / new)
+        assert (read(there / "a"), read(there / "b")) == (b"file", b"target")
+        assert os.readlink(there / "b") == "target"
+        for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+            os.rename(here / old, here / new)
+
+
+def test_a_symlink_that_is_open_is_read_whatever_its_name_is(pair: Pair) -> None:
+    here, there = pair
+    (here / "a").symlink_to("target")
+    (there / "a").lstat()
+    with opened(there / "a", os.O_PATH | os.O_NOFOLLOW) as fd:
+        os.rename(here / "a", here / "b")
+        read_at = [os.readlink("", dir_fd=fd) for _ in range(3)]
+    assert read_at == ["target"] * 3
+
+
 def test_another_link_of_a_replaced_file_still_opens(pair: Pair) -> None:
     """ESTALE is answered once to each thread: the file is still there under its other name."""
     here, there = pair

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.model.chooser import KEEP_SIZE, PUNCH_HOLE
+from tests.model.chooser import KEEP_SIZE, PUNCH_HOLE, RENAME_EXCHANGE
 from tests.model.conftest import WorldMaker
 from tests.model.world import Call
 
@@ -33,6 +33,23 @@ def test_truncate_to_the_size_that_it_has_leaves_mtime(new_world: WorldMaker) ->
             ("truncate", ("a", 1 << 20), 0),
             ("observe", (), 0),
             ("ftruncate", (0, 1 << 20), 0),
+            ("observe", (), 0),
+        ]
+    )
+
+
+def test_an_empty_world_keeps_its_top(new_world: WorldMaker) -> None:
+    new_world().replay([("rmdir", ("",), 0), ("mkdir", ("a", 0o755), 0), ("observe", (), 0)])
+
+
+def test_truncate_to_the_size_that_it_has_is_not_compared_where_tmpfs_has_pages(new_world: WorldMaker) -> None:
+    """tmpfs moves the times then, also for pages behind the end of the file (docs/semantics.md)."""
+    new_world().replay(
+        [
+            ("open", (1, "c", RDWR_CREATE, 0o644), 0),
+            ("fallocate", (1, KEEP_SIZE, 17_636, 1), 0),
+            ("observe", (), 0),
+            ("truncate", ("c", 0), 0),
             ("observe", (), 0),
         ]
     )
@@ -131,6 +148,21 @@ def test_what_one_mount_has_written_the_other_maps_and_copies(new_world: WorldMa
             ("unlink", ("e/a",), 0),
             ("fstat", (0,), 0),
             ("pread", (0, 0, 100_000), 0),
+        ]
+    )
+
+
+def test_what_took_a_symlinks_place_is_found_at_once(new_world: WorldMaker) -> None:
+    """The other kernel went on to where the link had led."""
+    new_world().replay(
+        [
+            ("open", (2, "d", RDWR_CREATE, 0o444), 2),
+            ("symlink", ("nowhere", "a"), 0),
+            ("close", (2,), 0),
+            ("switch", (False,), 0),
+            ("rename", ("a", "d", RENAME_EXCHANGE), 1),
+            ("switch", (False,), 0),
+            ("load", ("a",), 0),
         ]
     )
 
