@@ -215,16 +215,22 @@ class Upkeep:
             file.retry_at_s = trio.current_time() + self._limits.dirty_age_s
             return
         file.attempt += 1
-        attempt = file.attempt
+        attempt, stale = file.attempt, 0
+        patience_s = trio.current_time() + self._limits.io_timeout_s
         try:
-            for last in (False,) * (_STALE_ATTEMPTS - 1) + (True,):
+            while True:
                 try:
                     with local_disk():
                         await self._publisher.publish(file.working)
                     break
                 except PosixError as error:
-                    if error.errno not in (errno.ESTALE, errno.ENOENT, COVERED) or last:
+                    if error.errno == COVERED:  # another's lease: who asks for it back may find the next one there
+                        if trio.current_time() > patience_s:
+                            raise PosixError(errno.EAGAIN, "others change the same directory all the time") from None
+                    elif error.errno not in (errno.ESTALE, errno.ENOENT) or stale == _STALE_ATTEMPTS - 1:
                         raise
+                    else:
+                        stale += 1
                     await self._session.fresh(0)
                     await self._session.clear(file.ino)
                     if self._inode(file.ino) is None:

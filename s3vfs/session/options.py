@@ -24,9 +24,9 @@ BESIDE_IDLE_S = 0.5  # so long unused, a lease goes with a recalled one beside i
 RECALL_PATIENCE_S = 10.0  # without a sign of the holder, from the committed RECALL on
 RECALL_LIMIT_S = 60.0  # with signs
 BUSY_AFTER_S = 4.0  # a holder that is still flushing says so
-# How long nothing is taken back after a recall, at first (longer than it takes to read a directory that is small),
-# and, doubled each time it was too early, at most.
-SHY_FIRST_S = 0.25
+# How long nothing is taken back after a recall, at first (longer than it takes to read a small directory, or to change
+# it, which takes whoever asked for it a look and a record), and, doubled each time it was too early, at most.
+SHY_FIRST_S = 0.5
 SHY_MOST_S = 60.0
 COMPANY_S = 2.0  # a directory that others changed so recently is not leased
 READ_WINDOW = 32  # records asked for at once by a client that is behind

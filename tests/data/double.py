@@ -37,7 +37,7 @@ from s3vfs.namespace.ops import (
 )
 from s3vfs.namespace.rows import ROOT_INO, Inode, LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
-from s3vfs.namespace.verdict import Context, Verdict
+from s3vfs.namespace.verdict import COVERED, Context, Verdict
 from s3vfs.objects.memory import MemoryBucket
 from s3vfs.objects.protocol import Store
 from s3vfs.objects.runner import InlineRunner, Runner
@@ -126,6 +126,11 @@ class Pledge:
             if client.refuse is not None:
                 self.settled = True
                 raise client.refuse
+            if client.covered:
+                client.covered -= 1
+                self.answer = [Verdict(COVERED) for _ in self.ops]
+                self.settled = True
+                return self.answer
             client.volume.landed.add(self.number)
             self.answer = client.volume.apply(self.ops, client)
         await trio.lowlevel.checkpoint()
@@ -142,7 +147,8 @@ class Pledge:
 @dataclass
 class Client:
     """One mount's session. `refuse` is raised by the next commits while it is set; `never_answer`: they are applied,
-    and nobody hears of it; `unheard`: they are applied, and it becomes known later."""
+    and nobody hears of it; `unheard`: they are applied, and it becomes known later. `covered`: so many commits meet
+    another session's lease."""
 
     volume: Volume
     store: Store
@@ -153,6 +159,7 @@ class Client:
     never_answer: bool = False
     unheard: bool = False
     before_answer: Callable[[], object] | None = None
+    covered: int = 0
     incarnation: int = 1
     looks: int = 0
     on_fresh: Callable[[], None] | None = None

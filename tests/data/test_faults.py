@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -416,3 +417,30 @@ def test_a_write_that_meets_the_end_of_the_session_fails_or_is_spilled(tmp_path:
             assert not acknowledged or any(data[100:] == b"b" * length for data in spilled)
 
     run(main)
+
+
+def test_leases_that_come_back_again_and_again_are_waited_out(tmp_path: Path) -> None:
+    """As long as the bucket may be silent: then it is EAGAIN, and no number that only the journal knows."""
+
+    async def main() -> None:
+        volume = Volume()
+        ino = volume.make_file()
+        async with mounted(volume, tmp_path) as mount:
+            mount.contents.opened(ino, True)
+            await mount.contents.write(ino, 0, b"waits")
+            mount.client.covered = 20
+            await mount.contents.publish(ino)
+            assert volume.inode(ino).size == 5
+        async with mounted(volume, tmp_path / "other", limits=replace(QUICK, io_timeout_s=0.05)) as mount:
+            mount.contents.opened(ino, True)
+            await mount.contents.write(ino, 0, b"longer")
+            mount.client.covered = 1_000_000
+            with pytest.raises(PosixError) as refused:
+                await mount.contents.publish(ino)
+            assert refused.value.errno == errno.EAGAIN
+            mount.client.covered = 0
+            mount.contents.acknowledge(ino)
+            await mount.contents.publish(ino)
+            assert await mount.whole(ino) == b"longer"
+
+    trio.run(main)
