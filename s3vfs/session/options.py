@@ -32,6 +32,7 @@ COMPANY_S = 2.0  # a directory that others changed so recently is not leased
 READ_WINDOW = 32  # records asked for at once by a client that is behind
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 5.0
+LAST_TRY_S = 0.3  # before somebody goes on without a look, after a long silence: an answer from a distant bucket
 KNOWN_FATE_GRACE_S = 1.0  # how long a request may go on once the journal has shown its fate, before it is cut off
 LOSER_MEMORY_S = 30.0  # losers seen within this time count when background work yields (DESIGN 4)
 YIELD_FIRST_S = 0.05

@@ -16,7 +16,7 @@ import trio
 from s3vfs.errors import S3vfsError, StoreUnreachable, Trimmed
 from s3vfs.journal.protocol import Journal
 from s3vfs.session.base import Base, is_fatal
-from s3vfs.session.options import READ_WINDOW, RETRY_FIRST_S, RETRY_MOST_S, Offline, SessionOptions
+from s3vfs.session.options import LAST_TRY_S, READ_WINDOW, RETRY_FIRST_S, RETRY_MOST_S, Offline, SessionOptions
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Tail:
         self._wake = trio.Event()
         self._looked = trio.Event()
         self._wanted = False
+        self._resting: trio.Event | None = None  # between two attempts: ends the pause
         self._rebuild_wanted = False
         self.failure: S3vfsError | None = None
 
@@ -82,8 +83,9 @@ class Tail:
         requests sent after it began count.
 
         With a silent bucket: returns after `stale_after_s` (Offline.STALE), or raises StoreUnreachable after
-        `io_timeout_s` (Offline.ERROR), counted from the first request without an answer. A client that stopped itself
-        returns at once.
+        `io_timeout_s` (Offline.ERROR), counted from the first request without an answer. Where that was long ago, and
+        nobody is asking at the moment, it asks again and waits for `LAST_TRY_S`: the bucket may be back. A client that
+        stopped itself returns at once.
         """
         stale = self._options.offline is Offline.STALE
         if await self._seen_since(within_s, self._options.stale_after_s if stale else self._options.io_timeout_s):
@@ -103,17 +105,23 @@ class Tail:
     async def _seen_since(self, within_s: float, patience_s: float) -> bool:
         began_s = trio.current_time()
         ticket = self._sends
-        wanted = False
+        wanted = tried = False
         while self._base.fatal is None:
             if self._seen.number > ticket or (within_s > 0 and self._seen.at_s >= began_s - within_s):
                 return True
+            if tried:
+                return False
             if not wanted:
                 self.want()
                 wanted = True
             silent_from_s = began_s if self._asked_at_s is None else self._asked_at_s
             give_up_s = silent_from_s + patience_s
             if trio.current_time() >= give_up_s:
-                return False
+                if self._resting is None:
+                    return False
+                tried = True
+                self._resting.set()
+                give_up_s = trio.current_time() + LAST_TRY_S
             with trio.move_on_at(give_up_s):
                 await self._looked.wait()
         return True
@@ -178,10 +186,18 @@ class Tail:
                     self._base.stop(error)
                     break
                 self._failed(error)
-                await trio.sleep(retry_s)
+                await self._rest(retry_s)
                 retry_s = min(2 * retry_s, RETRY_MOST_S)
                 self._wanted = True
         self._looked.set()
+
+    async def _rest(self, pause_s: float) -> None:
+        """After a failure. Who would have to go on without a look may end it, but for the first moment."""
+        await trio.sleep(min(RETRY_FIRST_S, pause_s))
+        asked = self._resting = trio.Event()
+        with trio.move_on_after(pause_s - RETRY_FIRST_S):
+            await asked.wait()
+        self._resting = None
 
     def _due_s(self) -> float:
         idle = trio.current_time() >= self._touched_at_s + self._options.idle_after_s
