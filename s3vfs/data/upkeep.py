@@ -34,7 +34,7 @@ from s3vfs.data.room import Room
 from s3vfs.data.upload import Uploader
 from s3vfs.data.whereabouts import path_of
 from s3vfs.data.working import WorkingFile
-from s3vfs.errors import PosixError, S3vfsError, SessionFenced, acknowledged_lost
+from s3vfs.errors import PosixError, S3vfsError, SessionFenced, StoreUnreachable, acknowledged_lost
 from s3vfs.namespace.rows import Inode, Rows
 from s3vfs.namespace.verdict import COVERED
 
@@ -226,7 +226,7 @@ class Upkeep:
                 except PosixError as error:
                     if error.errno == COVERED:  # another's lease: who asks for it back may find the next one there
                         if trio.current_time() > patience_s:
-                            raise PosixError(errno.EAGAIN, "others change the same directory all the time") from None
+                            raise StoreUnreachable("others keep changing the same directory") from None
                     elif error.errno not in (errno.ESTALE, errno.ENOENT) or stale == _STALE_ATTEMPTS - 1:
                         raise
                     else:

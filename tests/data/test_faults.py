@@ -420,7 +420,7 @@ def test_a_write_that_meets_the_end_of_the_session_fails_or_is_spilled(tmp_path:
 
 
 def test_leases_that_come_back_again_and_again_are_waited_out(tmp_path: Path) -> None:
-    """As long as the bucket may be silent: then it is EAGAIN, and no number that only the journal knows."""
+    """As long as the bucket may be silent: then it is EIO, and no number that only the journal knows."""
 
     async def main() -> None:
         volume = Volume()
@@ -435,9 +435,9 @@ def test_leases_that_come_back_again_and_again_are_waited_out(tmp_path: Path) ->
             mount.contents.opened(ino, True)
             await mount.contents.write(ino, 0, b"longer")
             mount.client.covered = 1_000_000
-            with pytest.raises(PosixError) as refused:
+            with pytest.raises(StoreUnreachable) as refused:
                 await mount.contents.publish(ino)
-            assert refused.value.errno == errno.EAGAIN
+            assert refused.value.errno == errno.EIO
             mount.client.covered = 0
             mount.contents.acknowledge(ino)
             await mount.contents.publish(ino)

