@@ -311,7 +311,7 @@ def test_a_silent_bucket_gives_stale_reads_or_errors_as_the_user_chose(tmp_path:
                 else:
                     with pytest.raises(StoreUnreachable):
                         await session.fresh(0)
-                    assert trio.current_time() - began == pytest.approx(30)
+                    assert 30 <= trio.current_time() - began <= 30 + 0.301
                 script.clear()
                 await trio.sleep(10)
                 before = session.counters.looks
