@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,7 @@ class Client:
         self.world = world
         self.name = f"c{number}"
         self.generator = random.Random(f"{world.seed}/{number}")
+        self._tries: Counter[str] = Counter()
         self.way = Way(world, random.Random(f"{world.seed}/{number}/way"))
         self.replica = MemoryReplica(VOLUME)
         self.boot = 0
@@ -169,7 +171,10 @@ class Client:
         self.life = life
 
     def _environment(self, name: str) -> Environment:
-        generator = random.Random(f"{self.world.seed}/{name}")
+        # A try that was never served has the name of the next one, which must not draw the same session.
+        again = f"/{self._tries[name]}" if self._tries[name] else ""
+        self._tries[name] += 1
+        generator = random.Random(f"{self.world.seed}/{name}{again}")
         return Environment(
             run=_SlowRunner(self.way),
             boot_id=f"{self.name}-boot-{self.boot}",
