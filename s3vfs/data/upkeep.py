@@ -460,10 +460,8 @@ class Upkeep:
         pending = replayed.remaining(took_effect if ours else lambda *_: False)
         working = self.place(replayed.ino, left_behind=True)
         reason = self._session.lost(replayed.ino)
-        if reason is None and not ours:
-            reason = (
-                "the session that has them was ended, and nobody knows their file"  # lost, or removed: who can say?
-            )
+        if reason is None and not ours:  # whether their file was lost or removed, nobody can say any more
+            reason = "the session that has them was ended, and nobody knows their file"
         if pending.dirty and inode is None and reason is not None:
             working.pending = pending
             await self._keep(working, reason)

@@ -24,7 +24,7 @@
  * pay it stops doing it, and with one processor it never does. It never stays longer than LONGEST_NS: other tasks want
  * to run.
  *
- * It knows no policy: Python says which inodes, how much, and until when.
+ * It knows no policy: Python says which inodes, and how much.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
