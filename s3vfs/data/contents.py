@@ -22,7 +22,7 @@ import trio
 from s3vfs.data import holes
 from s3vfs.data.cache import Cache
 from s3vfs.data.cloning import Cloner
-from s3vfs.data.failures import local_disk
+from s3vfs.data.failures import again, local_disk
 from s3vfs.data.fetch import Fetcher
 from s3vfs.data.fronting import Fronting
 from s3vfs.data.neighbours import Neighbours
@@ -309,7 +309,7 @@ class Contents:
                 self._fronting.wrote(file)
             else:
                 async with file.storing:
-                    self._upkeep.check()  # what is stored after the spill would be in neither
+                    self._check(file)
                     await self._store(working, offset, view)
                     working.written(offset, offset + length, self._session.environment.wall_ns(), trio.current_time())
         if (offset + length) // self._sizes.object_bytes != offset // self._sizes.object_bytes:
@@ -331,7 +331,7 @@ class Contents:
         file = self._writable(ino)
         await self._harvest_before(file, size)
         async with file.storing:
-            self._upkeep.check()
+            self._check(file)
             with local_disk():
                 file.working.truncate(size, self._session.environment.wall_ns(), trio.current_time())
         self._upkeep.wake()
@@ -341,7 +341,7 @@ class Contents:
         self._upkeep.check()
         file = self._writable(ino)
         async with file.storing:
-            self._upkeep.check()
+            self._check(file)
             end = min(offset + length, self._size(file))
             if offset < end:
                 with local_disk():
@@ -356,7 +356,7 @@ class Contents:
         file = self._writable(ino)
         await self._harvest_before(file, size)
         async with file.storing:
-            self._upkeep.check()
+            self._check(file)
             least = size if self._size(file) < size else 0  # else it would undo another's truncate
             with local_disk():
                 file.working.extend(least, self._session.environment.wall_ns(), trio.current_time())
@@ -383,8 +383,10 @@ class Contents:
         return file.working.size_over(0 if inode is None else inode.size)
 
     def _writable(self, ino: int) -> OpenFile:
-        """The file, with the version noted that its first unpublished change is made on. Raises PosixError ESTALE."""
+        """The file, with the version noted that its first unpublished change is made on. Raises PosixError ESTALE, and
+        as `_check`."""
         file = self._file(ino)
+        self._check(file)
         if not file.working.dirty:
             with self._session.view() as txn:
                 inode = Rows(txn).inode(ino)
@@ -396,6 +398,14 @@ class Contents:
         with local_disk():
             self._lending.expect_writers(file)
         return file
+
+    def _check(self, file: OpenFile) -> None:
+        """Raises why nothing that is stored now would ever be published: the session was ended, or what handles that
+        are still open wrote before is lost (R10). To be asked again once the file's `storing` is had, since what is
+        stored after a spill would be in neither."""
+        self._upkeep.check()
+        if file.lost and file.failure is not None:
+            raise again(file.failure)
 
     async def append(self, ino: int, data: Buffer) -> int:
         """Add bytes at the end of the file, wherever that is when the record is applied: never over another node's
@@ -429,7 +439,7 @@ class Contents:
         if not view or not deferral.acknowledge(file, len(view)):
             return None
         async with file.storing:
-            self._upkeep.check()
+            self._check(file)
             offset = self._size(file)
             end = offset + len(view)
             with local_disk(), working.changing(offset, end):

@@ -42,7 +42,8 @@ _PAUSE_S = 1.0
 class _Close:
     """One acknowledged close. `sent`: its ops are in the batch, or never will be. `done`: their fate is known, or they
     were never sent (`failed`) and are tried again. `in_parts`: its bytes, of which there have become many since, take
-    several records."""
+    several records. `in_doubt`: all of it was sent under its lease, and only what became of that is to be learnt: what
+    was written since has no close, and perhaps no lease any more."""
 
     file: OpenFile
     lease: LeaseId
@@ -51,6 +52,12 @@ class _Close:
     done: trio.Event = field(default_factory=trio.Event)
     failed: bool = False
     in_parts: bool = False
+    in_doubt: bool = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether some of it is still to be sent, with a later batch."""
+        return self.in_parts or (self.failed and not self.in_doubt)
 
 
 _NONE: Sequence[None] = (None,)
@@ -122,7 +129,7 @@ class Deferral:
         self.closes += 1
         due = self._due.setdefault(file.ino, _Close(file, lease, 0))
         self._bytes += size_bytes - due.size_bytes
-        due.lease, due.size_bytes = lease, size_bytes
+        due.lease, due.size_bytes, due.in_doubt = lease, size_bytes, False
         if self._bytes >= self._most_bytes:
             self._session.press()
 
@@ -168,10 +175,10 @@ class Deferral:
         """See `session.batches.Companion`."""
         if self._nursery is None:
             return {close.lease for close in self._due.values() if close.file.working.dirty}
-        in_parts = self._in_parts()
-        due = {ino: close for ino, close in self._due.items() if ino not in in_parts}
+        unfinished = self._unfinished()
+        due = {ino: close for ino, close in self._due.items() if ino not in unfinished}
         # Another close of such a file would wait for the records of the first, and those for this batch.
-        self._due = {ino: close for ino, close in self._due.items() if ino in in_parts}
+        self._due = {ino: close for ino, close in self._due.items() if ino in unfinished}
         for ino, close in due.items():
             self._leaving.setdefault(ino, []).append(close)
         if due:
@@ -180,14 +187,14 @@ class Deferral:
             if not close.sent.is_set():
                 await close.sent.wait()
         unsent = {close.lease for close in due.values() if close.failed}
-        for ino, close in self._in_parts().items():
+        for ino, close in self._unfinished().items():
             unsent.add(close.lease)
             self._session.note_close(ino, close.lease)  # the rest comes with a later batch
         return unsent
 
-    def _in_parts(self) -> dict[int, _Close]:
-        """Closes of which some records are still to come: only then may their leases end."""
-        return {ino: closes[0] for ino, closes in self._leaving.items() if closes[0].in_parts}
+    def _unfinished(self) -> dict[int, _Close]:
+        """Closes of which some bytes are still to be sent: only then may their leases end."""
+        return {ino: close for ino, closes in self._leaving.items() for close in closes if close.unfinished}
 
     async def _publish_all(self, closes: Sequence[_Close]) -> None:
         """One task for all files of one parcel each, since a task costs more than what is done for such a file."""
@@ -275,9 +282,17 @@ class Deferral:
         self._landed(file)
 
     def _again(self, close: _Close) -> None:
-        """It could not be sent: the next batch tries again, under the same lease, which is not given back before."""
-        if close.file.ino not in self._due and close.file.working.dirty and not close.file.lost:
-            self.take_up(close.file, close.lease)
+        """It could not be sent: the next batch tries again, under the same lease, which is not given back before. Or it
+        was sent, and is asked for."""
+        file = close.file
+        if file.ino in self._due or not file.working.dirty or file.lost:
+            return
+        if close.in_doubt:
+            self._add(file, close.lease, file.working.unpublished_bytes)
+            self._due[file.ino].in_doubt = True
+            self._session.press()
+        else:
+            self.take_up(file, close.lease)
 
     def _end(self, close: _Close) -> None:
         self._bytes -= close.size_bytes
@@ -298,8 +313,13 @@ class Deferral:
             return
         try:
             with local_disk():
-                close.in_parts = not self._publisher.at_once(file.working)
-                await self._publisher.publish(file.working)
+                if close.in_doubt:
+                    close.sent.set()  # with an earlier batch
+                else:
+                    close.in_parts = not self._publisher.at_once(file.working)
+                await self._publisher.decide(file.working)
+                if not close.in_doubt:
+                    await self._publisher.publish(file.working)
             file.failure = None
         except S3vfsError as error:
             await self._failed(close, error)
@@ -317,6 +337,7 @@ class Deferral:
         else:
             if not isinstance(error, StoreError):
                 close.sent.set()  # the local disk: names and the lease do not wait for that
+            close.in_doubt = bool(file.working.undecided) and not close.in_parts
             close.failed = True
             self._report(file, error)
 

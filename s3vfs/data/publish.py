@@ -178,7 +178,10 @@ class Publisher:
         Raises the store's and the session's errors, PosixError with the errno of a refused op.
         """
         if file.captured is not None:
-            await self._decide(file)
+            try:
+                await self.decide(file)
+            except PosixError as error:
+                _log.info("inode %d: an earlier commit was refused: %s", file.ino, error)
         if not file.pending:
             return
         captured = file.capture()
@@ -220,18 +223,21 @@ class Publisher:
         if file.captured is not None and not file.undecided:
             file.release(now_s=self._now_s())
 
-    async def _decide(self, file: WorkingFile) -> None:
-        """Learn what became of the commits of an earlier publish. Raises StoreUnreachable while that cannot be known;
-        what was refused is pending again, to be tried anew."""
+    async def decide(self, file: WorkingFile) -> None:
+        """Learn what became of the commits of an earlier publish. What was refused, or never sent, is pending again.
+        Raises StoreUnreachable while that cannot be known, PosixError when one was refused."""
+        refused: PosixError | None = None
         for delivery in tuple(file.undecided):
             try:
                 await self._conclude(file, delivery, delivery.ask_again)
             except PosixError as error:
-                _log.info("inode %d: an earlier commit was refused: %s", file.ino, error)
+                refused = error
             except StoreUnreachable:
                 if delivery in file.undecided:
                     raise
         self._release(file)
+        if refused is not None:
+            raise refused
 
     def at_once(self, file: WorkingFile) -> bool:
         """Whether `publish`, begun now, would take one commit."""

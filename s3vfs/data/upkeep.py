@@ -403,7 +403,8 @@ class Upkeep:
 
     async def _give_up(self, file: OpenFile, error: S3vfsError) -> None:
         """Keep the unpublished bytes of a file for their user (R13)."""
-        file.failure = file.failure or error
+        if not file.lost:
+            file.failure = error  # not an earlier one, which said that it goes on
         file.lost = True
         async with file.storing:  # a write in a worker thread is kept too, and uses the descriptor until it ends
             await self.images.harvest_to_spill(file)

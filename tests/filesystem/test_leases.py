@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,11 @@ class Mount:
 
 
 @asynccontextmanager
-async def mounted(client: Client, limits: Limits = LIMITS, *, loses: bool = False) -> AsyncIterator[Mount]:
+async def mounted(
+    client: Client, limits: Limits = LIMITS, options: SessionOptions = LEASED, *, loses: bool = False
+) -> AsyncIterator[Mount]:
     """`loses`: what is acknowledged does not get into the bucket, and the end says so, too."""
-    async with client.mount(LEASED) as session:
+    async with client.mount(options) as session:
         assert session.spill is not None
         folder = client.cache / f"data-{client.seed % 1000}"
         cache = Cache(folder / "blocks", SIZES.sector_bytes, 1 << 20, 0, session.environment.boottime_ns)
@@ -348,6 +351,69 @@ def test_a_file_whose_close_is_due_is_not_closed_under_a_lease_that_may_be_gone(
                 with pytest.raises(S3vfsError) as caught:
                     await one.fs.flush(handle)
             assert caught.value.errno == errno.EIO
+
+    run(tmp_path, main)
+
+
+def test_what_is_written_while_a_close_is_in_doubt_needs_no_lease(tmp_path: Path) -> None:
+    """The record with the close takes longer than anybody waits, and the lease is given back right behind it."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with (
+            mounted(client, options=replace(LEASED, io_timeout_s=3)) as one,
+            mounted(place.client(2)) as two,
+        ):
+            _, handle = await one.create_leased(b"file")
+            await one.fs.fsync(handle)
+            await one.fs.write(handle, 0, b"closed")
+            script.add(Rule(Fault(Failure.BEFORE), frozenset({Operation.PUT}), "journal/", times=None))
+            assert one.fs.flush_at_once(handle)
+            await trio.sleep(1)
+            await one.fs.write(handle, 6, b", and more")
+            await trio.sleep(4)
+            script.clear()
+            with trio.fail_after(30):
+                while b"more" not in await two.read(b"file"):
+                    await trio.sleep(1)
+            assert await two.read(b"file") == b"closed, and more"
+            await one.fs.fsync(handle)
+            await one.close(handle)
+            assert not Spill(client.cache / "data-1" / "spill").list()
+
+    run(tmp_path, main)
+
+
+def test_a_loss_takes_the_place_of_a_failure_that_might_have_passed(tmp_path: Path) -> None:
+    """R10: fsync says what became of it, and the handle takes no more, since nothing of that would be published."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        async with mounted(client, loses=True) as one, mounted(place.client(2)) as two:
+            ino, handle = await one.create_leased(b"file")
+            await one.fs.fsync(handle)
+            await one.fs.write(handle, 0, b"closed")
+            script.add(Rule(Fault(Failure.BEFORE), ALL, "", times=None))
+            assert one.fs.flush_at_once(handle)
+            with pytest.raises(StoreUnreachable):
+                await one.fs.fsync(handle)
+            await two.session.reach(ROOT_INO)  # the lease was revoked
+            script.clear()
+            await trio.sleep(10)
+            kept = Spill(client.cache / "data-1" / "spill").list()
+            assert [(one.ino, one.ranges) for one in kept] == [(ino, ((0, 6),))]
+            for call in (
+                partial(one.fs.fsync, handle),
+                partial(one.fs.write, handle, 0, b"more"),
+                partial(one.fs.write, handle, 0, b"much more" * 1000),
+                partial(one.contents.truncate, ino, 3),
+                partial(one.contents.extend, ino, 300),
+                partial(one.contents.punch, ino, 0, 3),
+                partial(one.close, handle),
+            ):
+                with pytest.raises(S3vfsError, match="acknowledged changes were lost") as caught:
+                    await call()
+                assert caught.value.errno == errno.EIO
 
     run(tmp_path, main)
 
