@@ -93,8 +93,7 @@ def _mount_lines(figures: dict[str, Any]) -> Iterator[str]:
     received = sum(entry["bytes_received"] for entry in requests.values())
     counts = ", ".join(f"{entry['requests']} {name}" for name, entry in sorted(requests.items()))
     yield _line("bucket", f"{format_size(sent)} sent, {format_size(received)} received; requests: {counts or 'none'}")
-    served = figures["io"]
-    yield _line("io", served["served"] + (f": {served['reason']}" if served["reason"] else ""))
+    yield _line("io", _io_line(figures["io"]))
     if refused := figures["locks"]["refused"]:
         yield _line("locks", refused)
     for folder in figures["spill"]:
@@ -102,6 +101,13 @@ def _mount_lines(figures: dict[str, Any]) -> Iterator[str]:
     for error in figures["errors"]:
         yield _line("error", error)
     yield _line("log", figures["log_file"])
+
+
+def _io_line(io: dict[str, Any]) -> str:
+    """How requests are served, the fastest way first, and why a faster one is missing."""
+    refused = {"passthrough": io["reason"], "front": io["front"].get("reason", "")}
+    served = [name for name, why in refused.items() if not why]
+    return "; ".join([", ".join([*served, "python"]), *(f"no {name}: {why}" for name, why in refused.items() if why)])
 
 
 def _session_lines(sessions: list[dict[str, Any]]) -> Iterator[str]:

@@ -18,11 +18,13 @@ from tests.mounted import Mount, Volume, eventually
 _NOBODY = 65534
 
 
+def status(mount: Mount, *options: str) -> str:
+    command = [sys.executable, "-m", "s3vfs", "status", *options, str(mount.path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def front(mount: Mount) -> dict[str, Any]:
-    shown = subprocess.run(
-        [sys.executable, "-m", "s3vfs", "status", "--json", str(mount.path)], check=True, capture_output=True, text=True
-    )
-    figures: dict[str, Any] = json.loads(shown.stdout)["io"]["front"]
+    figures: dict[str, Any] = json.loads(status(mount, "--json"))["io"]["front"]
     return figures
 
 
@@ -49,6 +51,18 @@ def test_python_alone_takes_every_write(volume: Volume) -> None:
     mount = volume.mount("--io", "python")
     (mount.path / "file").write_bytes(b"x" * 100)
     assert front(mount) == {"reason": "not asked for (--io python)"}
+
+
+@pytest.mark.parametrize(
+    ("io", "told"),
+    [
+        ("front", "front, python; no passthrough: not asked for (--io front)"),
+        ("python", "python; no passthrough: not asked for (--io python); no front: not asked for (--io python)"),
+    ],
+)
+def test_status_tells_how_requests_are_served(volume: Volume, io: str, told: str) -> None:
+    (line,) = (line for line in status(volume.mount("--io", io)).splitlines() if line.startswith("io "))
+    assert line.split(maxsplit=1)[1] == told
 
 
 def test_a_killed_daemon_loses_no_write(volume: Volume) -> None:
