@@ -35,7 +35,7 @@ def content(number: int) -> bytes:
 
 async def written(volume: Volume, folder: Path, count: int, *, packed: bool) -> list[int]:
     """`count` files in the order of their names, all in one pack or each in an object of its own."""
-    async with mounted(volume, folder, sizes=SIZES) as author:
+    async with mounted(volume, folder, sizes=SIZES, limits=replace(QUICK, dirty_age_s=60)) as author:
         inos = [volume.make_file(b"file%06d" % number) for number in range(count)]
         for number, ino in enumerate(inos):
             author.contents.opened(ino, True)
