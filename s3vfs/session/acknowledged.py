@@ -88,6 +88,7 @@ class Acknowledged:
         self._lost: list[tuple[NumberedOp, str]] = []
         self._lost_work = trio.Event()
         self._settled_parts: list[int] = []
+        self._keeping = trio.Lock()
         self._lost_inos: dict[int, str] = {}
         self._closes: dict[int, LeaseId] = {}
         self.last_ino = 0  # the highest number that a former daemon gave to a new inode; also where that was lost
@@ -261,8 +262,12 @@ class Acknowledged:
 
     async def keep_lost(self) -> None:
         """Everything that is lost so far is in the spill directory."""
+        async with self._keeping:  # who ends the session waits for what is being written down
+            await self._keep_lost()
+
+    async def _keep_lost(self) -> None:
         while self._lost:
-            lost, self._lost = self._lost[:_CHANGES_IN_FOLDER], self._lost[_CHANGES_IN_FOLDER:]
+            lost = self._lost[:_CHANGES_IN_FOLDER]
             keep = partial(
                 self._spill.keep_changes,
                 changes=[described(numbered.op) for numbered, _ in lost],
@@ -275,6 +280,7 @@ class Acknowledged:
                 _log.error("%d lost changes cannot be written down: %s", len(lost), error)
                 for numbered, reason in lost:
                     _log.error("lost: %s: %s", described(numbered.op), reason)
+            del self._lost[: len(lost)]
         if self._settled_parts and self._lost_inos:  # the parts would tell it after a kill, until the bytes are spilled
             try:
                 self._queue_log.carry(self._closes, self._lost_inos)

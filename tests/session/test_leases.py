@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -242,6 +243,37 @@ def test_a_holder_that_does_not_answer_loses_its_lease_and_its_work_is_kept_and_
             assert any("b'lost'" in change for change in kept.changes)
             with pytest.raises(S3vfsError, match="acknowledged changes were lost"):
                 await one.barrier(ROOT)
+
+    run(tmp_path, main)
+
+
+def test_a_session_does_not_end_while_a_loss_is_being_written_down(tmp_path: Path) -> None:
+    """It would never be: the queue's log of it goes, too."""
+
+    async def main(place: Place) -> None:
+        client, script = scripted(place, 1)
+        began = trio.Event()
+
+        async def slowly(function: Callable[..., Any], *arguments: Any) -> Any:
+            if isinstance(function, partial) and function.func.__name__ == "keep_changes":
+                began.set()
+                await trio.sleep(1)
+            return function(*arguments)
+
+        client.run = slowly
+        async with place.client(2).mount(LEASED) as two:
+            async with client.mount(LEASED) as one:
+                await leased(one)
+                script.add(Rule(Fault(Failure.BEFORE), BOTH, "", times=None))
+                assert acknowledged(one, b"lost")
+                await two.fresh(0)
+                await two.reach(ROOT)  # the lease was revoked
+                script.clear()
+                with trio.fail_after(20):
+                    await began.wait()
+            assert one.spill is not None
+            (kept,) = one.spill.list()
+            assert any("b'lost'" in change for change in kept.changes)
 
     run(tmp_path, main)
 

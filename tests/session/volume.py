@@ -20,7 +20,7 @@ from s3vfs.namespace.ops import Create, Format, NumberedOp, encode_op
 from s3vfs.namespace.rows import Rows
 from s3vfs.objects.memory import MemoryBucket
 from s3vfs.objects.protocol import Store
-from s3vfs.objects.runner import InlineRunner
+from s3vfs.objects.runner import InlineRunner, Runner
 from s3vfs.replica.memory_replica import MemoryReplica
 from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.options import SessionOptions
@@ -35,10 +35,10 @@ def now_ns() -> int:
     return EPOCH_NS + int(trio.current_time() * 1e9)
 
 
-def environment(seed: int, boot_id: str = "boot") -> Environment:
+def environment(seed: int, boot_id: str = "boot", run: Runner | None = None) -> Environment:
     generator = random.Random(seed)
     return Environment(
-        run=InlineRunner(),
+        run=run or InlineRunner(),
         boot_id=boot_id,
         wall_ns=now_ns,
         boottime_ns=now_ns,
@@ -64,11 +64,12 @@ class Client:
     cache: Path
     seed: int
     boot_id: str = "boot"
+    run: Runner | None = None
     replica: MemoryReplica = field(default_factory=lambda: MemoryReplica(UUID))
 
     @asynccontextmanager
     async def mount(self, options: SessionOptions | None = None, *, read_only: bool = False) -> AsyncIterator[Session]:
-        surroundings = environment(self.seed, self.boot_id)
+        surroundings = environment(self.seed, self.boot_id, self.run)
         self.seed += 1000
         journal = BucketJournal(self.store.control, UUID, surroundings)
         if read_only:
