@@ -276,6 +276,7 @@ class WorkingFile:
             os.ftruncate(self.fd, size)
         if self.backed is not None:
             self.backed.cut(size)
+        self._stamp(time_ns)
         self._log().truncate(size, time_ns)
         if not self.pending:
             self.dirty_since_s = now_s
@@ -289,6 +290,7 @@ class WorkingFile:
     def punch(self, start: int, end: int, time_ns: int, now_s: float) -> None:
         """Bytes [start, end) are zeros from now on; `free` gives their local space back. Raises OSError."""
         self.open()
+        self._stamp(time_ns)
         self._log().punch(start, end, time_ns)
         if not self.pending:
             self.dirty_since_s = now_s
@@ -312,6 +314,7 @@ class WorkingFile:
         if self.backed is not None and self.status().st_size < size:
             os.ftruncate(self.open(), size)
         self.open()
+        self._stamp(time_ns)
         self._log().extend(size, time_ns)
         if not self.pending:
             self.dirty_since_s = now_s
@@ -346,12 +349,18 @@ class WorkingFile:
     def set_times(self, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
         """utimensat on a file with unpublished changes: the times go out with them."""
         if self.backed is not None:
-            state = self.status()
-            os.utime(self.path, ns=(state.st_atime_ns, state.st_mtime_ns if mtime_ns is None else mtime_ns))
+            self._stamp(time_ns, self.status().st_mtime_ns if mtime_ns is None else mtime_ns)
             self.backed.chosen_ns = self.status().st_mtime_ns
-            self.backed.floor_ns = time_ns
         self.pending.set_times(atime_ns, mtime_ns, time_ns)
         self._log().times(self.pending)
+
+    def _stamp(self, time_ns: int, mtime_ns: int | None = None) -> None:
+        """The times of what a kernel uses are those of the local file: it has changed at `time_ns`. A local kernel's own
+        would be a tick older, or none where it sees no change."""
+        if self.backed is not None:
+            mtime_ns = time_ns if mtime_ns is None else mtime_ns
+            os.utime(self.open(), ns=(self.status().st_atime_ns, mtime_ns))
+            self.backed.floor_ns = time_ns
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 

@@ -154,6 +154,25 @@ def test_sizes_that_others_set_are_those_of_lent_files(two_mounts: tuple[Mount, 
         os.close(old)
 
 
+def test_times_of_a_lent_file_move_and_never_go_back(volume: Volume) -> None:
+    """The local kernel's clock goes in ticks, and it sees no change where the size stays."""
+    mount = volume.mount("--io", "passthrough")
+    descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(descriptor, 1 << 20)
+    before = os.fstat(descriptor)
+    for _ in range(10):
+        os.ftruncate(descriptor, 1 << 20)
+        after = os.fstat(descriptor)
+        assert after.st_ctime_ns >= before.st_ctime_ns
+        os.posix_fallocate(descriptor, 0, 100)
+        moved = os.fstat(descriptor)
+        assert moved.st_mtime_ns > after.st_mtime_ns
+        assert moved.st_ctime_ns > after.st_ctime_ns
+        before = moved
+    assert working_files(mount)[0].stat().st_mtime_ns == before.st_mtime_ns  # it was that file's all the time
+    os.close(descriptor)
+
+
 @pytest.mark.parametrize("io", ["auto", "passthrough"])
 def test_every_kind_of_open_joins_a_lent_file(volume: Volume, data: bytes, io: str) -> None:
     here, there = (volume.mount("--freshness", "0", "--io", io) for _ in range(2))
