@@ -522,6 +522,7 @@ class Upkeep:
         with self._session.view() as txn:
             origin = Origin.of(Rows(txn), replayed.ino, inode)
         backed = Backed(self._sizes.sector_bytes, origin, writable=True, seal=NEVER, floor_ns=inode.mtime_ns)
+        backed.chosen_ns = pending.mtime_ns
         working.backed = backed
         working.log.backed = replayed.backed
         working.base_version = inode.version

@@ -329,6 +329,23 @@ def test_writes_after_kill_9_are_published_by_the_next_daemon(two_mounts: tuple[
     assert whole(here.path / "file") == expected
 
 
+def test_times_that_were_set_survive_kill_9(two_mounts: tuple[Mount, Mount]) -> None:
+    """As tar sets them: long before the file was made."""
+    here, there = two_mounts
+    descriptor = os.open(here.path / "file", os.O_RDWR | os.O_CREAT)
+    os.write(descriptor, b"x" * 100)
+    os.utime(descriptor, ns=(10**18, 10**18 + 1))
+    here.kill()
+    close_dead(descriptor)
+    here.start()
+    assert os.stat(here.path / "file").st_mtime_ns == 10**18 + 1
+    here.sync()
+    assert os.stat(there.path / "file").st_mtime_ns == 10**18 + 1
+    with open(here.path / "file", "r+b") as file:
+        file.write(b"y")
+    assert os.stat(here.path / "file").st_mtime_ns > 10**18 + 1
+
+
 def test_a_foreign_version_during_a_kill_is_not_overwritten(two_mounts: tuple[Mount, Mount]) -> None:
     """Nobody can tell any more which bytes were written here: they are kept for their user, all of them."""
     here, there = two_mounts
