@@ -53,6 +53,11 @@ def _environment(more: dict[str, str] | None) -> dict[str, str]:
     return {**os.environ, **(more or {})}
 
 
+def differs_with_passthrough(what: str) -> pytest.MarkDecorator:
+    """For a test of something that docs/semantics.md takes back for mounts with `--io passthrough`."""
+    return pytest.mark.xfail(os.environ.get("S3VFS_TEST_IO") == "passthrough", reason=f"docs/semantics.md: {what}")
+
+
 class Mount:
     """One mount of `url`. `path` is its mountpoint; it can be used once `start` has returned.
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from s3vfs.filesystem.ranges import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
-from tests.mounted import Mount, Volume, eventually
+from tests.mounted import Mount, Volume, differs_with_passthrough, eventually
 
 Pair = tuple[Path, Path]
 MIB = 1 << 20
@@ -250,6 +250,7 @@ def test_private_mappings_keep_their_stores_to_themselves(pair: Pair) -> None:
     assert (there / "f").read_bytes() == b"a" * 10_000
 
 
+@differs_with_passthrough("msync is local until fsync")
 def test_msync_and_fsync_bring_mapped_stores_to_the_other_mount(pair: Pair) -> None:
     here, there = pair
     (here / "f").write_bytes(b"a" * 10_000)
@@ -310,6 +311,7 @@ def test_direct_reads_and_writes(pair: Pair) -> None:
 # -- offsets ----------------------------------------------------------------------------------------------------------
 
 
+@differs_with_passthrough("sizes reach as far as files of the local disk")
 def test_files_reach_beyond_4_gib_and_to_the_end_of_off_t(pair: Pair) -> None:
     here, there = pair
     most = 2**63 - 1
@@ -400,6 +402,7 @@ def test_open_files_do_not_notice_renames_on_the_other_mount(pair: Pair) -> None
 # -- O_APPEND ---------------------------------------------------------------------------------------------------------
 
 
+@differs_with_passthrough("O_APPEND is exact when it is given at open")
 def test_append_set_later_goes_behind_what_others_appended(pair: Pair) -> None:
     here, there = pair
     with opened(here / "f") as one, opened(there / "f") as two:

@@ -9,6 +9,7 @@ import pytest
 from tests.model.chooser import KEEP_SIZE, PUNCH_HOLE, RENAME_EXCHANGE
 from tests.model.conftest import WorldMaker
 from tests.model.world import Call
+from tests.mounted import differs_with_passthrough
 
 RDWR_CREATE = os.O_RDWR | os.O_CREAT
 
@@ -55,6 +56,7 @@ def test_truncate_to_the_size_that_it_has_is_not_compared_where_tmpfs_has_pages(
     )
 
 
+@differs_with_passthrough("ETXTBSY for setgid")
 def test_an_owner_outside_the_group_loses_setgid_with_a_chown(new_world: WorldMaker) -> None:
     new_world().replay(
         [
