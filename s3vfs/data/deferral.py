@@ -233,7 +233,7 @@ class Deferral:
     def _begin(self, close: _Close) -> tuple[Parcel, Delivery] | None:
         """The file's publish, begun; None where it is not as simple as that."""
         file = close.file
-        if file.publishing.locked() or file.lost:
+        if file.publishing.locked() or file.lost or close.in_doubt:
             return None
         with self._session.view() as txn:
             inode = Rows(txn).inode(file.ino)
