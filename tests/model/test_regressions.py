@@ -83,6 +83,23 @@ def test_stores_to_a_mapping_take_no_setuid_away(new_world: WorldMaker) -> None:
     )
 
 
+@pytest.mark.parametrize("flag", [os.O_APPEND, os.O_TRUNC])
+def test_a_link_to_what_has_just_lost_setuid_is_compared_once_its_mode_has_been_asked_for(
+    new_world: WorldMaker, flag: int
+) -> None:
+    """Who does not own it could not link to it for up to a second: fs.protected_hardlinks goes by the kernel's mode."""
+    new_world().replay(
+        [
+            ("open", (0, "a", RDWR_CREATE, 0o644), 2),
+            ("chmod", ("a", 0o6777), 0),
+            ("open", (1, "a", os.O_RDWR | flag, 0), 2),
+            *([("pwrite", (1, 0, (100, 3)), 2)] if flag == os.O_APPEND else []),
+            ("link", ("a", "b", False), 1),
+            ("observe", (), 0),
+        ]
+    )
+
+
 def test_every_fallocate_moves_the_times(new_world: WorldMaker) -> None:
     """Also one that changes nothing."""
     new_world().replay(

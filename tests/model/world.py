@@ -11,6 +11,7 @@ its kernel has cached may be up to a second old, so after a change of hands
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -81,6 +82,8 @@ class World:
         exact = not user and self._exact(name, arguments)  # others' rights are checked by cached attributes
         if self._unsettled and not exact and name not in _READING | _BY_HANDLE:
             self.settle()
+        if name == "link" and user:
+            self._look_before_link(str(arguments[0]))
         if name == "map_write":
             self._mapped.add(os.fstat(self.local.fd(arguments[0])).st_ino)  # type: ignore[arg-type]
         want = self.local.call(name, arguments, user)
@@ -153,6 +156,12 @@ class World:
             and status.st_uid != USERS[user][0]
             and bool(status.st_mode & (stat.S_ISUID | stat.S_ISGID))
         )
+
+    def _look_before_link(self, path: str) -> None:
+        """The kernel keeps others from linking to a file with setuid by the mode that it has, which an append or an
+        O_TRUNC leaves as it was until somebody asks for it (docs/semantics.md)."""
+        with contextlib.suppress(OSError):
+            os.stat(self.ours.path(path))
 
     def _exact(self, name: str, arguments: Sequence[object]) -> bool:
         if name == "open":
