@@ -48,23 +48,26 @@ class Pending:
     ctime_ns: int = 0
 
     def __bool__(self) -> bool:
-        bytes_changed = self.dirty.total_bytes or self.holes.total_bytes or self.low is not None
-        return bool(bytes_changed) or self.mtime_ns is not None or self.atime_ns is not None
+        if self.mtime_ns is not None or self.atime_ns is not None or self.low is not None:
+            return True
+        return self.dirty.total_bytes > 0 or self.holes.total_bytes > 0
 
     @property
     def cuts(self) -> bool:
         """Whether it hides any of the published contents but by writing over them."""
-        return self.low is not None or bool(self.holes)
+        return self.low is not None or self.holes.total_bytes > 0
 
     @property
     def ops(self) -> int:
         """How many ops on the inode these changes become, where one commit takes them all: `apply` moves ctime with
         each."""
         cut = self.low is not None
-        written = bool(self.dirty) or self.end > (self.low or 0)
-        carried = bool(self.dirty) or (cut and not self.holes)
+        holes = len(self.holes) if self.holes.total_bytes else 0
+        dirty = self.dirty.total_bytes > 0
+        written = dirty or self.end > (self.low or 0)
+        carried = dirty or (cut and not holes)
         times = self.atime_ns is not None or (self.mtime_ns is not None and not carried)
-        return cut + len(self.holes) + written + times
+        return cut + holes + written + times
 
     def write(self, start: int, end: int, time_ns: int) -> None:
         """Bytes [start, end) were written."""

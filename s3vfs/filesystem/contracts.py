@@ -265,8 +265,7 @@ class Found(NamedTuple):
     inode: Inode
 
 
-@dataclass(frozen=True, slots=True)
-class NewAttributes:
+class NewAttributes(NamedTuple):
     """What setattr changes; None = stays. Sizes in bytes, times in ns."""
 
     mode: int | None = None

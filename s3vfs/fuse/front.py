@@ -67,18 +67,24 @@ class NativeFront:
 # -- how pyfuse3 waits for a request ----------------------------------------------------------------------------------
 
 
-class ReadLock:
+class ReadLock(trio.abc.Instrument):
     """In the place of the trio.Lock under which pyfuse3's tasks read, one at a time.
 
     A task that comes back for the next request goes first, if nobody reads: trio's lock would give it to those who have
     waited longer, at the price of a turn of its loop for every request, where one task can do it all. One who waits is
-    woken whenever somebody has read, since that one may be held up by its request; woken in vain, it waits again.
+    woken when somebody has read and does not come back before it lets others run: it may be held up by its request, or
+    have ended. (Woken by each request instead, they would wait again at once for most of them, at the price of a turn,
+    too.) Woken in vain, it waits again.
+
+    To be made in the run of trio that uses it, whose steps it hears of.
     """
 
     def __init__(self) -> None:
         self._lot = trio.lowlevel.ParkingLot()
         self._held = False
         self._waking = False
+        self._left = False  # by a task whose step has not ended yet
+        trio.lowlevel.add_instrument(self)
 
     async def __aenter__(self) -> None:
         while self._held:
@@ -87,14 +93,21 @@ class ReadLock:
             finally:
                 self._waking = False
         self._held = True
+        self._left = False
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._held = False
-        if not self._waking and self._lot:
-            self._waking = True
-            self._lot.unpark()
+        self._left = True
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """trio's: a task, perhaps the one that has read, waits for something, or has ended."""
+        if self._left:
+            self._left = False
+            if not self._waking and self._lot:
+                self._waking = True
+                self._lot.unpark()
 
 
 async def _wait_readable(fd: int) -> None:

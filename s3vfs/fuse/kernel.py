@@ -182,21 +182,26 @@ class KernelCache:
     def released(self, ino: int) -> None:
         if self._namespace.is_open(ino):
             return
-        if self._namespace.peek(ino) is not None:  # what a mapping stored was published after the last close
-            self._recheck(ino)
-        self._given_open.pop(ino, None)
+        given = self._given_open.pop(ino, None)
+        if given is not None:  # what a mapping stored was published after the last close
+            found = self._namespace.peek(ino)
+            if found is not None:
+                self._compare(ino, given, found)
 
     def _recheck(self, ino: int) -> None:
         """Have the kernel drop attributes that were given while the inode was open and hold no longer."""
         given = self._given_open.get(ino)
-        if given is None:
-            return
-        found = self._namespace.peek(ino)
-        if _shown(found) != _shown(given):
+        if given is not None and self._compare(ino, given, self._namespace.peek(ino)):
             del self._given_open[ino]
-            # Who has changed the size has gone through the kernel, which has forgotten the rest with it.
-            if found is None or found.inode.size == given.inode.size:
-                self._invalidations.attributes(ino)
+
+    def _compare(self, ino: int, given: Found, found: Found | None) -> bool:
+        """Whether what was given holds no longer; the kernel then drops it."""
+        if _shown(found) == _shown(given):
+            return False
+        # Who has changed the size has gone through the kernel, which has forgotten the rest with it.
+        if found is None or found.inode.size == given.inode.size:
+            self._invalidations.attributes(ino)
+        return True
 
     def keep_pages(self, ino: int) -> bool:
         """Whether an open may keep the pages that the kernel has of it. False: it drops them, so the next one may."""

@@ -323,7 +323,8 @@ class Rows:
             yield key[9:], _dentry.decode(value)
 
     def inode(self, ino: int) -> Inode | None:
-        return self._one(_inode, inode_key(ino))
+        value = self.txn.get(b"I" + _U64.pack(ino))  # the row that is read most: at the price of one call
+        return None if value is None else decode_inode(value)
 
     def links(self, ino: int) -> Iterator[tuple[int, bytes]]:
         """(parent, name) of every link."""

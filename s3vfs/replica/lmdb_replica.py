@@ -116,8 +116,8 @@ class LmdbWriter(LmdbReader):
 
 
 class _Reading(LmdbReader):
-    """One read, and its own context. A class, since a generator would double the price of a lookup. The transaction
-    ends with the last one that has it."""
+    """A read, and its own context, which has no state: it may be entered again, also while it is entered. A class,
+    since a generator would double the price of a lookup. The transaction ends with the last one that has it."""
 
     __slots__ = ("_path",)
 
@@ -130,7 +130,7 @@ class _Reading(LmdbReader):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(error, lmdb.Error):
+        if error is not None and isinstance(error, lmdb.Error):
             raise translated(error, self._path) from error
 
 
@@ -152,7 +152,7 @@ class LmdbReplica:
         self._forks = _forks
         self._closed = False
         self.low_on_disk = False
-        self._standing: lmdb.Transaction[bytes] | None = None
+        self._standing: _Reading | None = None
         self._environment, self.rebuilt_why = open_environment(path, volume=volume, boot_id=boot_id)
         self._reserve = DiskReserve(self._environment, path)
 
@@ -207,11 +207,11 @@ class LmdbReplica:
         return self._environment
 
     def read(self) -> _Reading:
-        """All reads between two records share a transaction: a request makes several, and each would begin its own."""
+        """All reads between two records are one: a request makes several, and each would begin its own transaction."""
         environment = self._usable()
         if self._standing is None:
-            self._standing = environment.begin()
-        return _Reading(self._standing, self._path)
+            self._standing = _Reading(environment.begin(), self._path)
+        return self._standing
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

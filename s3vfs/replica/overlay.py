@@ -99,6 +99,8 @@ class Rebuilt:
 class Overlay:
     """The queue of one session's acknowledged ops. Used in one thread.
 
+    `layer` has what the queued ops have made; another one takes its place now and then. It is changed here only.
+
     `base` is always a transaction over the present base. For every record that is applied to base, `record_applied`
     is called before anything else is asked: until then the overlay stands on a base that is gone.
     """
@@ -106,7 +108,7 @@ class Overlay:
     def __init__(self) -> None:
         self._queue: list[Pending] = []
         self._creates: dict[int, Pending] = {}  # queued CREATEs by inode
-        self._layer = Layer()
+        self.layer = Layer()
         self._serial = 0
         self._more_bytes = 0
         self._more_inodes = 0
@@ -123,7 +125,7 @@ class Overlay:
 
     def view(self, base: ReadTransaction) -> ReadTransaction:
         """Base with all queued ops applied. Valid until the next call of any other method."""
-        return LayeredView(base, self._layer) if self._layer.rows else base
+        return LayeredView(base, self.layer) if self.layer.rows else base
 
     def acknowledge(
         self, base: ReadTransaction, numbered: ops.NumberedOp, context: Context, *, rivals: bool = True
@@ -167,7 +169,7 @@ class Overlay:
     def _untouched(self, ino: int) -> Pending | None:
         """The queued CREATE of an inode, if no other queued op has changed its row."""
         pending = self._creates.get(ino)
-        found = None if pending is None else self._layer.rows.get(inode_key(ino))
+        found = None if pending is None else self.layer.rows.get(inode_key(ino))
         return pending if pending is not None and found is not None and found[1] == pending.serial else None
 
     def fold(self, folded: Folded) -> None:
@@ -176,7 +178,7 @@ class Overlay:
         key, value = inode_key(folded.numbered.op.ino), encode_row(folded.inode)
         folded.pending.numbered = folded.numbered
         folded.pending.writes = {**folded.pending.writes, key: value}
-        self._layer.set(key, value, folded.pending.serial)
+        self.layer.set(key, value, folded.pending.serial)
 
     def record_applied(
         self, base: ReadTransaction, keys: frozenset[bytes], own: Mapping[int, Verdict] | None = None
@@ -225,7 +227,7 @@ class Overlay:
                 keys.discard(USAGE_KEY)
         pending.keys, pending.ranges, pending.writes = frozenset(keys), scratch.ranges, scratch.writes
         for key, value in scratch.writes.items():
-            self._layer.set(key, value, pending.serial)
+            self.layer.set(key, value, pending.serial)
         self._more_bytes += pending.more_bytes
         self._more_inodes += pending.more_inodes
         return verdict
@@ -261,9 +263,9 @@ class Overlay:
                 self._more_inodes -= pending.more_inodes
             if staying:
                 written = {key for pending in leaving for key in pending.writes}
-                self._layer.remove([key for key in written if (self._layer.rows.get(key) or (None, 0))[1] <= newest])
+                self.layer.remove([key for key in written if (self.layer.rows.get(key) or (None, 0))[1] <= newest])
             else:
-                self._layer = Layer()
+                self.layer = Layer()
             self._stay(staying)
 
     def _stay(self, staying: list[Pending]) -> None:
@@ -279,20 +281,20 @@ class Overlay:
         sid = self._queue[0].context.sid
         rows, key = Rows(base), session_key(sid)
         self._remember(base, sid)
-        own = self._layer.rows.get(key)
+        own = self.layer.rows.get(key)
         if own is not None and own[0] is not None and self._session is not None:
             blocks = _decode_session(own[0]).blocks
-            self._layer.set(key, encode_row(replace(self._session, blocks=blocks)), own[1])
-        counted = self._layer.rows.get(USAGE_KEY)
+            self.layer.set(key, encode_row(replace(self._session, blocks=blocks)), own[1])
+        counted = self.layer.rows.get(USAGE_KEY)
         if counted is not None:
             usage = rows.usage()
             total = Usage(usage.bytes + self._more_bytes, usage.inodes + self._more_inodes)
-            self._layer.set(USAGE_KEY, encode_row(total), counted[1])
+            self.layer.set(USAGE_KEY, encode_row(total), counted[1])
 
     def _rebuild(self, base: ReadTransaction, staying: list[Pending]) -> Rebuilt:
         """Try all of `staying` again, in order, on base alone."""
-        before = self._layer.values()
-        self._layer = Layer()
+        before = self.layer.values()
+        self.layer = Layer()
         self._stay(staying)
         self._more_bytes = self._more_inodes = 0
         changed = []
@@ -303,7 +305,7 @@ class Overlay:
                 pending.verdict = verdict
         if staying:
             self._remember(base, staying[0].context.sid)
-        after = self._layer.values()
+        after = self.layer.values()
         keys = {key for key, value in before.items() if key not in after or after[key] != value}
         keys.update(key for key in after if key not in before)
         return Rebuilt(tuple(changed), frozenset(keys))

@@ -26,6 +26,7 @@ from s3vfs.namespace.ops import AnyOp, Create, NumberedOp, Setattr, encode_op, i
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import OK, Context, Verdict
+from s3vfs.replica.layer import Layer, LayeredView
 from s3vfs.replica.overlay import Overlay
 from s3vfs.replica.protocol import Applied
 from s3vfs.session.base import Base
@@ -50,14 +51,14 @@ _TAKEN = "it was refused: others had the lease by then"
 class _Layered:
     """The context of one view. A class, since a generator costs more than what is read through it."""
 
-    __slots__ = ("_base", "_overlay")
+    __slots__ = ("_base", "_layer")
 
-    def __init__(self, base: AbstractContextManager[ReadTransaction], overlay: Overlay) -> None:
+    def __init__(self, base: AbstractContextManager[ReadTransaction], layer: Layer) -> None:
         self._base = base
-        self._overlay = overlay
+        self._layer = layer
 
     def __enter__(self) -> ReadTransaction:
-        return self._overlay.view(self._base.__enter__())
+        return LayeredView(self._base.__enter__(), self._layer)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -103,7 +104,8 @@ class Acknowledged:
 
     def seen_through(self, base: AbstractContextManager[ReadTransaction]) -> AbstractContextManager[ReadTransaction]:
         """A view of base with everything acknowledged above it (R12)."""
-        return _Layered(base, self._overlay) if len(self._overlay) else base
+        layer = self._overlay.layer
+        return _Layered(base, layer) if layer.rows else base
 
     # -- acknowledging ------------------------------------------------------------------------------------------------
 
@@ -113,7 +115,8 @@ class Acknowledged:
         later, will set the inode's ctime. No checkpoint."""
         if not self._leases.held or not self._pipeline.open or self._base.loading:
             return None
-        if len(self._overlay) >= WINDOW_OPS or self._pipeline.awaits(inodes_of(op)):
+        pipeline = self._pipeline
+        if len(self._overlay) >= WINDOW_OPS or (pipeline.awaiting and pipeline.awaits(inodes_of(op))):
             return None
         with self._base.read() as txn:
             if ctime_follows and isinstance(op, Setattr) and self._fold(txn, op):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -44,8 +44,7 @@ class Group:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """One op in the queue: its number, its wire form, whose it is, and what may not be torn apart: its group, or the
     batch that it was staged in."""
 

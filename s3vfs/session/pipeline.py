@@ -95,8 +95,13 @@ class Pipeline:
         """Whether `enqueue` takes ops."""
         return not self._closed and self._base.refusal() is None
 
+    @property
+    def awaiting(self) -> bool:
+        """Whether any op is queued that is not acknowledged, so may yet be refused."""
+        return bool(self._awaited)
+
     def awaits(self, inos: Collection[int]) -> bool:
-        """Whether an op that is not acknowledged, so may yet be refused, names one of these inodes."""
+        """Whether such an op names one of these inodes."""
         return bool(self._awaited) and any(ino in self._awaited for ino in inos)
 
     # -- queueing -----------------------------------------------------------------------------------------------------

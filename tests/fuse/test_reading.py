@@ -32,6 +32,57 @@ def test_who_comes_back_goes_on_without_a_turn_of_the_loop() -> None:
     trio.run(main)
 
 
+def test_who_comes_back_after_waiting_for_a_request_wakes_nobody() -> None:
+    """Unlike one who is held up by its request: the others would only wait again."""
+
+    class Steps(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.of: list[str] = []
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.of.append(task.name)
+
+    async def main() -> None:
+        lock, steps = ReadLock(), Steps()
+
+        async def other() -> None:
+            async with lock:
+                pass
+
+        async with trio.open_nursery() as nursery:
+            async with lock:
+                nursery.start_soon(other, name="other")
+                await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(steps)
+            for _ in range(10):
+                async with lock:
+                    await trio.lowlevel.checkpoint()
+            assert "other" not in steps.of
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            assert "other" in steps.of
+
+    trio.run(main)
+
+
+def test_who_waits_reads_when_the_reader_has_ended() -> None:
+    async def main() -> None:
+        lock = ReadLock()
+        read: list[int] = []
+
+        async def reader(number: int) -> None:
+            async with lock:
+                await trio.lowlevel.checkpoint()
+                read.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(reader, number)
+        assert sorted(read) == list(range(5))
+
+    trio.run(main)
+
+
 def test_who_waits_reads_while_the_reader_is_held_up() -> None:
     async def main() -> None:
         lock = ReadLock()
@@ -80,6 +131,15 @@ def test_one_at_a_time() -> None:
 def test_a_waiter_that_is_cancelled_takes_nobody_along(woken: bool) -> None:
     """Also when it has been woken already: whoever reads next wakes another one."""
 
+    class Cancelling(trio.abc.Instrument):
+        """Right after the lock has woken somebody: its instrument is older."""
+
+        def __init__(self, scope: trio.CancelScope) -> None:
+            self.scope = scope
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.scope.cancel()
+
     async def main() -> None:
         lock = ReadLock()
         done: list[str] = []
@@ -99,7 +159,7 @@ def test_a_waiter_that_is_cancelled_takes_nobody_along(woken: bool) -> None:
                 if not woken:
                     first.cancel()
             if woken:
-                first.cancel()
+                trio.lowlevel.add_instrument(Cancelling(first))
             await trio.testing.wait_all_tasks_blocked()
             async with lock:
                 pass

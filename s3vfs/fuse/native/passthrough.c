@@ -138,8 +138,10 @@ typedef int reply_create_function(fuse_req_t, const struct fuse_entry_param *, c
 
 VISIBLE int fuse_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
 {
-    reply_open_function *real = (reply_open_function *)dlsym(RTLD_NEXT, "fuse_reply_open");
+    static reply_open_function *real; /* looking it up takes longer than most of what else is done here */
 
+    if (!real)
+        real = (reply_open_function *)dlsym(RTLD_NEXT, "fuse_reply_open");
     if (!real)
         return -ENOSYS;
     begin_answer(fi);
@@ -148,8 +150,10 @@ VISIBLE int fuse_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
 
 VISIBLE int fuse_reply_create(fuse_req_t req, const struct fuse_entry_param *entry, const struct fuse_file_info *fi)
 {
-    reply_create_function *real = (reply_create_function *)dlsym(RTLD_NEXT, "fuse_reply_create");
+    static reply_create_function *real; /* looking it up takes longer than most of what else is done here */
 
+    if (!real)
+        real = (reply_create_function *)dlsym(RTLD_NEXT, "fuse_reply_create");
     if (!real)
         return -ENOSYS;
     begin_answer(fi);
