@@ -121,6 +121,7 @@ class Contents:
             self.cache.leave()
             for file in self._files.values():
                 file.working.close()
+            self._upkeep.clear()
 
     # -- handles ------------------------------------------------------------------------------------------------------
 

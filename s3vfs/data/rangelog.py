@@ -208,6 +208,13 @@ class RangeLog:
         self._at += len(entries) * ENTRY_BYTES
         self._last = None
 
+    def empty(self) -> None:
+        """Whatever it says does not count any more; the file stays. Raises OSError."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+        elif self._there:
+            os.truncate(self.name, 0)
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

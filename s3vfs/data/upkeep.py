@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,6 +32,7 @@ from s3vfs.data.protocol import DataSession, Limits, Sizes, Spilling
 from s3vfs.data.publish import Publisher
 from s3vfs.data.rangelog import Replayed, replay
 from s3vfs.data.room import Room
+from s3vfs.data.spares import Spares
 from s3vfs.data.upload import Uploader
 from s3vfs.data.whereabouts import path_of
 from s3vfs.data.working import WorkingFile
@@ -78,16 +80,17 @@ class Upkeep:
         self.deferral = Deferral(session, sizes, limits, uploader, self._lose, self._landed, self._drop)
         self.images = Images(session, fetcher, sizes, limits, self.wake)
         self.lending = Lending(session, cache, self.images, self._harvest, files, room, sizes, limits, self._forget)
+        self._spares = Spares(folder)
         self._fenced: SessionFenced | None = None
         self._work = trio.Event()
         self._hurry = trio.Event()
 
     # -- asked for ----------------------------------------------------------------------------------------------------
 
-    def place(self, ino: int, *, left_behind: bool = False) -> WorkingFile:
-        """See `WorkingFile.place`."""
+    def place(self, ino: int) -> WorkingFile:
+        """A new one; see `WorkingFile.place`."""
         boot_id, sid = self._session.environment.boot_id, self._session.sid
-        return WorkingFile.place(self._folder, ino, boot_id, sid, self._sizes.object_bytes, left_behind=left_behind)
+        return WorkingFile.place(self._spares.new(), ino, boot_id, sid, self._sizes.object_bytes, self._spares)
 
     def check(self) -> None:
         """Raises SessionFenced when nothing of this mount can be committed any more: handles give EIO."""
@@ -336,7 +339,10 @@ class Upkeep:
             name = file_entry(file.ino, inode.version)
             self._cache.adopt(name, working.path, table, working.valid.total_bytes)
         with local_disk():
-            working.remove()
+            if file.loading:
+                working.remove()
+            else:
+                working.hand_on()
         self._forget(file)
 
     async def _gone(self, file: OpenFile) -> None:
@@ -368,6 +374,10 @@ class Upkeep:
         if error is not None:
             self.retire(file)
             raise again(error)
+
+    def clear(self) -> None:
+        """The daemon ends: local files that nothing is in are deleted."""
+        self._spares.clear()
 
     def _forget(self, file: OpenFile) -> None:
         self._publisher.forget(file.ino)
@@ -443,7 +453,7 @@ class Upkeep:
             found = [(path, replay(path, self._session.environment.boot_id)) for path in logs]
         for path, replayed in found:
             if replayed is not None:
-                await self._take_up(replayed)
+                await self._take_up(path, replayed)
             else:
                 path.unlink()
         known = {file.working.path for file in self._files.values()}
@@ -451,7 +461,7 @@ class Upkeep:
             if leftover.suffix != ".log" and leftover not in known:
                 leftover.unlink()
 
-    async def _take_up(self, replayed: Replayed) -> None:
+    async def _take_up(self, log: Path, replayed: Replayed) -> None:
         with self._session.view() as txn:
             inode = Rows(txn).inode(replayed.ino)
         # Another session's op numbers say nothing about this one's row. It may be long gone, and this one have been
@@ -459,7 +469,9 @@ class Upkeep:
         ours = replayed.sid == self._session.sid
         took_effect = partial(self._publisher.took_effect, replayed.ino)
         pending = replayed.remaining(took_effect if ours else lambda *_: False)
-        working = self.place(replayed.ino, left_behind=True)
+        boot_id, sid = self._session.environment.boot_id, self._session.sid
+        name = os.fspath(log.with_suffix(""))
+        working = WorkingFile.place(name, replayed.ino, boot_id, sid, self._sizes.object_bytes)
         reason = self._session.lost(replayed.ino)
         if reason is None and not ours:  # whether their file was lost or removed, nobody can say any more
             reason = "the session that has them was ended, and nobody knows their file"

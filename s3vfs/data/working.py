@@ -16,6 +16,7 @@ within the same moments, its bytes would be dropped. And an entry that the local
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
@@ -30,11 +31,14 @@ from s3vfs.data.pending import ENDLESS, Pending, Share
 from s3vfs.data.punch import punch
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.data.ranges import RangeSet
+from s3vfs.data.spares import Spares
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from s3vfs.data.protocol import Stream, Taken
+
+_log = logging.getLogger(__name__)
 
 # A log of so many more entries than there are ranges is written anew.
 _COMPACT_ENTRIES = 4096
@@ -76,7 +80,8 @@ class WorkingFile:
     """`base_version`: the inode's version that the clean bytes belong to. `foreign`: counts contents changed by others.
     `sums`: the checksums of regions that became objects of their own; they count where the region is `valid`.
     `undecided`: commits of `captured` whose fate is not known. `backed`: a kernel may use the file by itself; it is
-    complete then. `stream`: by which the front may write to the file and its log, until anything else does."""
+    complete then. `stream`: by which the front may write to the file and its log, until anything else does. `spares`:
+    files that it may use, and where its own go if they are small and no kernel has ever had them (R14)."""
 
     ino: int
     name: str  # of the sparse file, with its folder: a Path costs more than what is done with it
@@ -96,18 +101,21 @@ class WorkingFile:
     fd: int = -1
     backed: Backed | None = None
     stream: Stream | None = None
+    spares: Spares | None = None
     _logging: bool = False
+    _reusable: bool = True
+    _borrowed: bool = False
     _made: bool = False
     _changes: int = 0
 
     @classmethod
     def place(
-        cls, folder: Path, ino: int, boot_id: str, sid: int, object_bytes: int, *, left_behind: bool = False
+        cls, name: str, ino: int, boot_id: str, sid: int, object_bytes: int, spares: Spares | None = None
     ) -> WorkingFile:
-        """The working file of an inode, not opened yet. `left_behind`: an earlier daemon made it."""
-        name = f"{folder}/{ino:016x}"
+        """The working file of an inode, not opened yet. Without `spares` it is one that an earlier daemon made."""
+        left_behind = spares is None
         log = RangeLog(f"{name}.log", ino, boot_id, sid, left_behind=left_behind)
-        return cls(ino, name, log, object_bytes, _made=left_behind)
+        return cls(ino, name, log, object_bytes, spares=spares, _made=left_behind)
 
     @property
     def path(self) -> Path:
@@ -120,9 +128,17 @@ class WorkingFile:
         """The descriptor of the sparse file, made when it is not there. Raises OSError."""
         if self.fd < 0:
             self.halt()  # it would make its own
+            self._use_spare()
             self._made = True
             self.fd = os.open(self.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self.fd
+
+    def _use_spare(self) -> None:
+        """Before either file is made."""
+        if self._made or self._borrowed or self.log.there or self.spares is None:
+            return
+        if name := self.spares.take():
+            self.name, self.log.name, self._borrowed = name, f"{name}.log", True
 
     def halt(self) -> None:
         """The front takes no writes any more, until it is armed again. Before anything but the front changes the file,
@@ -142,6 +158,7 @@ class WorkingFile:
         assert self.stream is not None
         if self._made or self.log.there or self._logging or self.dirty or self.backed is not None:
             return False
+        self._use_spare()
         header = self.log.header(self.base_version)
         self.stream.arm_new(os.fsencode(self.name), os.fsencode(self.log.name), header, span_bytes)
         return True
@@ -166,7 +183,7 @@ class WorkingFile:
 
     def taken_over(self) -> None:
         """The local file has come from elsewhere."""
-        self._made = True
+        self._made, self._reusable = True, False
 
     def mark_backed(self) -> None:
         """From now on the log says that the file may be written to unseen: to be called before anybody can. Raises
@@ -174,6 +191,7 @@ class WorkingFile:
         assert self.backed is not None
         self.halt()
         self.open()
+        self._reusable = False
         self.log.backed = self.backed.seal
         if self.captured is None:
             self.log.start(self.base_version, self.pending)
@@ -196,14 +214,39 @@ class WorkingFile:
         """Delete both files. Only when nothing here is the only copy of anything."""
         self.close()
         if not self._made:
+            self._give_back()
             return
-        self._made = False
+        self._made = self._borrowed = False
         if self.backed is not None:
             self.backed.pins.close()
-        with suppress(FileNotFoundError):
-            os.unlink(self.name)
-        with suppress(FileNotFoundError):
-            os.unlink(self.log.name)
+        for path in (self.log.name, self.name):  # a log without its bytes would have zeros published after a kill
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def hand_on(self) -> None:
+        """As `remove`, when nobody reads the files any more: others may use them."""
+        if self.spares is None or not self._reusable or not self.spares.wanted or self.fd < 0:
+            self.remove()
+            return
+        try:
+            self.log.empty()
+            os.ftruncate(self.fd, 0)
+        except OSError as error:
+            _log.warning("%s is deleted, since it cannot be emptied: %s", self.name, error)
+            self.remove()
+            return
+        self.close()
+        self._made, self._borrowed = False, True
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Files that are empty, and that nobody has open, are for others."""
+        if self._borrowed:
+            assert self.spares is not None
+            self._borrowed = False
+            self.spares.give(self.name)
+            self.name = self.spares.new()
+            self.log.name = f"{self.name}.log"
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
@@ -262,6 +305,8 @@ class WorkingFile:
         if start != self.last_end:
             self.run_start = start
         self.last_end = end
+        if end >= self.object_bytes:  # parts may be on their way to the bucket, whatever becomes of the file
+            self._reusable = False
 
     def _compact(self) -> None:
         ranges = len(self.pending.dirty) + len(self.pending.holes)
@@ -355,8 +400,8 @@ class WorkingFile:
         self._log().times(self.pending)
 
     def _stamp(self, time_ns: int, mtime_ns: int | None = None) -> None:
-        """The times of what a kernel uses are those of the local file: it has changed at `time_ns`. A local kernel's own
-        would be a tick older, or none where it sees no change."""
+        """The times of what a kernel uses are those of the local file: it has changed at `time_ns`. A local kernel's
+        own would be a tick older, or none where it sees no change."""
         if self.backed is not None:
             mtime_ns = time_ns if mtime_ns is None else mtime_ns
             os.utime(self.open(), ns=(self.status().st_atime_ns, mtime_ns))

@@ -35,6 +35,11 @@ QUICK = Limits(
 )
 
 
+def in_use(folder: Path) -> list[Path]:
+    """The local files of working files in `folder`, but for those that wait, empty, for the next ones."""
+    return [path for path in (folder / "working").iterdir() if path.stat().st_size]
+
+
 @dataclass
 class Mount:
     volume: Volume
@@ -51,6 +56,10 @@ class Mount:
     def gets(self) -> int:
         """Bulk GET requests so far."""
         return self.counters[Operation.BULK_GET].requests
+
+    def working_path(self, ino: int) -> Path:
+        """The local file of an inode that has one."""
+        return self.contents._files[ino].working.path
 
     async def whole(self, ino: int) -> bytes:
         return bytes(await self.contents.read(ino, 0, 1 << 30))

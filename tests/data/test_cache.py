@@ -65,7 +65,7 @@ def test_bytes_written_here_are_read_from_here_without_a_copy_or_a_request(tmp_p
             ino = volume.make_file()
             mount.contents.opened(ino, True)
             await mount.contents.write(ino, 0, DATA + b"tail")
-            working = (tmp_path / "working" / f"{ino:016x}").stat().st_ino
+            working = mount.working_path(ino).stat().st_ino
             await mount.contents.publish(ino)
             mount.contents.closed(ino, True)
             name = file_entry(ino, volume.inode(ino).version)

@@ -18,7 +18,7 @@ from s3vfs.namespace.ops import Config
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
 from tests.data.double import Volume
-from tests.data.mount import QUICK, Mount, mounted, until
+from tests.data.mount import QUICK, Mount, in_use, mounted, until
 
 PUTS = frozenset({Operation.BULK_PUT})
 AWAY = Rule(Fault(Failure.BEFORE), PUTS, times=None)
@@ -232,7 +232,7 @@ def test_a_file_that_is_removed_while_its_commit_is_in_doubt_is_let_go(tmp_path:
             mount.client.unheard = False
             await trio.sleep(60)
             assert mount.contents.status()["failures"] == []
-            assert not list((tmp_path / "working").iterdir())
+            assert not in_use(tmp_path)
 
     run(main)
 

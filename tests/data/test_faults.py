@@ -21,7 +21,7 @@ from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
 from s3vfs.objects.runner import InlineRunner
 from tests.data.double import Volume
-from tests.data.mount import QUICK, Mount, mounted, until
+from tests.data.mount import QUICK, Mount, in_use, mounted, until
 
 _Args = TypeVarTuple("_Args")
 _Result = TypeVar("_Result")
@@ -272,7 +272,7 @@ def test_after_a_restart_of_the_machine_unpublished_bytes_are_spilled(
         async with mounted(volume, tmp_path, boot_id="another") as mount:
             await mount.contents.publish_all()
             assert volume.inode(ino).size == 0
-            assert not list((tmp_path / "working").iterdir())
+            assert not in_use(tmp_path)
         (kept,) = (tmp_path / "spill").glob("*/bytes")
         assert kept.read_bytes() == b"before the power cut"
 
@@ -315,7 +315,7 @@ def test_the_bytes_of_an_unlinked_open_file_stay_local_and_go_with_its_last_clos
             assert await mount.contents.append(ino, b"more") == 180
             mount.contents.closed(ino, True)
             await trio.testing.wait_all_tasks_blocked()
-            assert not list((tmp_path / "working").iterdir())
+            assert not in_use(tmp_path)
             assert mount.contents.status()["unpublished_files"] == 0
 
     run(main)

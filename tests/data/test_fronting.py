@@ -17,7 +17,7 @@ from s3vfs.data.protocol import Limits, Taken
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.errors import SessionFenced
 from tests.data.double import Volume
-from tests.data.mount import Mount, mounted, until
+from tests.data.mount import Mount, in_use, mounted, until
 
 BIG = 1 << 20
 
@@ -117,7 +117,7 @@ def test_what_the_front_takes_of_a_new_file_is_the_files(tmp_path: Path) -> None
             assert volume.inode(ino).mtime_ns == 88
             assert await mount.whole(ino) == b"firstsecond"
             mount.contents.closed(ino, True)
-            assert not list((tmp_path / "working").iterdir())
+            assert not in_use(tmp_path)
 
     trio.run(main)
 

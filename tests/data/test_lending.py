@@ -20,7 +20,7 @@ from tests.data.mount import Mount, mounted, until
 @contextmanager
 def local(mount: Mount, ino: int) -> Iterator[int]:
     """What the kernel does with the file."""
-    fd = os.open(mount.folder / "working" / f"{ino:016x}", os.O_RDWR)
+    fd = os.open(mount.working_path(ino), os.O_RDWR)
     try:
         yield fd
     finally:

@@ -19,7 +19,7 @@ from s3vfs.namespace.rows import Rows
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
 from tests.data.double import Volume
-from tests.data.mount import Mount, mounted
+from tests.data.mount import Mount, in_use, mounted
 
 SPAN = 400
 offsets = st.integers(0, SPAN)
@@ -203,7 +203,7 @@ class History:
             self.settle()
             contents.closed(ino, True)
             await trio.testing.wait_all_tasks_blocked()
-            assert not list((self.folder / "own" / "working").iterdir())
+            assert not in_use(self.folder / "own")
             contents.opened(ino, True)
         elif kind == "wait":
             await trio.sleep(offset)

@@ -42,7 +42,13 @@ def whole(path: Path) -> bytes:
 
 
 def working_files(mount: Mount) -> list[Path]:
-    return [path for path in mount.cache.glob("*/sessions/*/working/*") if path.suffix != ".log"]
+    """Those that are in use: others wait, empty, for the next file."""
+    found = []
+    for path in mount.cache.glob("*/sessions/*/working/*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.suffix != ".log" and path.stat().st_size:
+                found.append(path)
+    return found
 
 
 class Mapping:

@@ -1,0 +1,60 @@
+"""The local files of working files that are done with, empty, for the next ones to use.
+
+A small file would else have two local files made and deleted within a second. That is dear everywhere, and dearest on
+ext4 without a journal, which looks for an inode that was not deleted lately: up to half a millisecond for each. Only
+names are kept, no descriptors: opening a file that is there costs little.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_NAME = re.compile("[0-9a-f]{16}")
+# As many as a second of acknowledged work may keep busy, of two files each.
+_MOST = 1024
+
+
+class Spares:
+    """Those of one folder, and the names of all files there. A name stands for itself and, with `.log`, for the log."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        stems = [path.stem for path in folder.iterdir()] if folder.is_dir() else []
+        there = [int(stem, 16) for stem in stems if _NAME.fullmatch(stem)]
+        self._last = max(there, default=0)
+        self._free: list[str] = []
+
+    def new(self) -> str:
+        """A name that no file has, or has had since the daemon was started."""
+        self._last += 1
+        return f"{self._folder}/{self._last:016x}"
+
+    def take(self) -> str | None:
+        """A name whose files are there, both empty, for whoever asks."""
+        return self._free.pop() if self._free else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether more would be kept."""
+        return len(self._free) < _MOST
+
+    def give(self, name: str) -> None:
+        """Both files are empty, and nobody has them open any more."""
+        self._free.append(name)
+
+    def clear(self) -> None:
+        """Delete them."""
+        while self._free:
+            name = self._free.pop()
+            try:
+                for path in (f"{name}.log", name):
+                    with suppress(FileNotFoundError):
+                        os.unlink(path)
+            except OSError as error:  # they are empty, and the next daemon tries again
+                _log.warning("%s is not deleted: %s", name, error)
