@@ -267,13 +267,12 @@ def test_a_small_file_that_a_kernel_writes_is_closed_at_once(tmp_path: Path, uid
     caller = Caller(uid, uid)
 
     async def main(place: Place) -> None:
-        client = place.client(1)
-        async with mounted(client) as one, mounted(place.client(2)) as two:
+        async with mounted(place.client(1)) as one, mounted(place.client(2)) as two:
             one.contents.use(Kernel())
             await one.create(b"first")
             handle, found = await one.fs.create(ROOT_INO, b"file", 0o644, os.O_RDWR, caller)
             assert await one.fs.lend(handle, created=True)
-            path = client.cache / "data-1" / "working" / f"{found.ino:016x}"
+            path = one.contents._files[found.ino].working.path
             with os.fdopen(os.open(path, os.O_RDWR), "r+b") as kernel:
                 kernel.write(b"written")
                 kernel.flush()
