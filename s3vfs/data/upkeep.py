@@ -89,8 +89,11 @@ class Upkeep:
 
     def place(self, ino: int) -> WorkingFile:
         """A new one; see `WorkingFile.place`."""
+        return self._place(self._spares.new(), ino, self._spares)
+
+    def _place(self, name: str, ino: int, spares: Spares | None) -> WorkingFile:
         boot_id, sid = self._session.environment.boot_id, self._session.sid
-        return WorkingFile.place(self._spares.new(), ino, boot_id, sid, self._sizes.object_bytes, self._spares)
+        return WorkingFile.place(name, ino, boot_id, sid, self._sizes.object_bytes, spares)
 
     def check(self) -> None:
         """Raises SessionFenced when nothing of this mount can be committed any more: handles give EIO."""
@@ -469,9 +472,7 @@ class Upkeep:
         ours = replayed.sid == self._session.sid
         took_effect = partial(self._publisher.took_effect, replayed.ino)
         pending = replayed.remaining(took_effect if ours else lambda *_: False)
-        boot_id, sid = self._session.environment.boot_id, self._session.sid
-        name = os.fspath(log.with_suffix(""))
-        working = WorkingFile.place(name, replayed.ino, boot_id, sid, self._sizes.object_bytes)
+        working = self._place(os.fspath(log.with_suffix("")), replayed.ino, None)
         reason = self._session.lost(replayed.ino)
         if reason is None and not ours:  # whether their file was lost or removed, nobody can say any more
             reason = "the session that has them was ended, and nobody knows their file"
