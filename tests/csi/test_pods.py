@@ -4,6 +4,7 @@ namespace with a root of its own, into which the targets are bound as a containe
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.csi.client import GIB, Driver, Mode, capability
 from tests.csi.conftest import StartDriver
 from tests.mounted import eventually
 from tests.servers.place import ServerPlace
+
+FRESHNESS_S = 0.1  # a look at the other node may be that old
 
 _ENTER = """
 set -e
@@ -112,6 +115,7 @@ def test_two_pods_on_two_nodes_share_one_volume_and_keep_their_workspaces(
     one, two = first.pod, second.pod
 
     one.run("echo from-1 > /shared/a; echo mine-1 > /workspace/w")
+    time.sleep(FRESHNESS_S)
     assert two.run("cat /shared/a; ls -A /workspace") == "from-1\n"
     two.run("echo from-2 >> /shared/a; mv /shared/a /shared/b; echo mine-2 > /workspace/w")
     eventually(lambda: one.run("cat /shared/b 2>&1 || true") == "from-1\nfrom-2\n")
