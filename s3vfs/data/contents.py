@@ -26,9 +26,10 @@ from s3vfs.data.failures import again, local_disk
 from s3vfs.data.fetch import Fetcher
 from s3vfs.data.fronting import Fronting
 from s3vfs.data.neighbours import Neighbours
+from s3vfs.data.newborn import Newborn
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
-from s3vfs.data.protocol import DataSession, Front, Lent, Limits, Passage, Sizes, Spilling, Taken
+from s3vfs.data.protocol import DataSession, Front, Lent, Limits, Passage, Sizes, Spilling, Stream, Taken
 from s3vfs.data.publish import Publisher
 from s3vfs.data.readahead import Pool, Readahead
 from s3vfs.data.reading import Reader
@@ -98,6 +99,7 @@ class Contents:
         self._reader = Reader(session, self._files, cache, self.fetcher, self.neighbours, sizes, limits)
         self._cloner = Cloner(session, self._upkeep)
         self._fronting = Fronting(session, self._files, self._room, sizes)
+        self._newborn = Newborn(self._files, self._upkeep, self._fronting)
         session.listen(self._changed, reloaded=self._reloaded)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -121,6 +123,7 @@ class Contents:
             self.cache.leave()
             for file in self._files.values():
                 file.working.close()
+            self._newborn.clear()
             self._upkeep.clear()
 
     # -- handles ------------------------------------------------------------------------------------------------------
@@ -173,6 +176,34 @@ class Contents:
     def created(self, ino: int, inode: Inode) -> None:
         """A new file, as it is now, was opened for writing."""
         self._fronting.created(self._files[ino], inode)
+
+    def prepare(self, ino: int) -> Stream | None:
+        """See `Newborn.prepare`."""
+        return self._newborn.prepare(ino)
+
+    def unprepare(self, ino: int) -> None:
+        """See `Newborn.unprepare`."""
+        self._newborn.unprepare(ino)
+
+    def born(self, ino: int, *, writable: bool) -> None:
+        """See `Newborn.born`."""
+        self._newborn.born(ino, writable=writable)
+
+    def dated(self, ino: int, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
+        """As `set_times` on a file with unpublished bytes, where the log has it already."""
+        self._files[ino].working.pending.set_times(atime_ns, mtime_ns, time_ns)
+
+    def closable(self) -> tuple[int, int]:
+        """How many bytes may be closed now without waiting, altogether and in one file."""
+        return self._newborn.closable()
+
+    def closed_ahead(self, ino: int) -> None:
+        """See `Newborn.closed_ahead`."""
+        self._newborn.closed_ahead(ino)
+
+    def settle(self, ino: int) -> None:
+        """All handles that the front has given out are gone again."""
+        self._newborn.settle(ino)
 
     def reconsider(self, ino: int) -> None:
         """The inode's mode or extended attributes may have changed."""

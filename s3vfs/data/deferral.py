@@ -138,6 +138,13 @@ class Deferral:
         self._session.note_close(file.ino, lease)
         self._add(file, lease, file.working.unpublished_bytes)
 
+    @property
+    def room_bytes(self) -> int:
+        """How much may be closed now at once, if a lease lets it."""
+        if self._nursery is None or not self._limits.durable_close_above_bytes:
+            return 0
+        return max(0, min(self._most_bytes, self._limits.acknowledged_bytes - self._bytes))
+
     def pending(self, ino: int) -> bool:
         """Whether a close of the file is on its way."""
         return ino in self._due or ino in self._leaving

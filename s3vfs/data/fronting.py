@@ -14,8 +14,10 @@ import stat
 from collections.abc import Mapping
 
 from s3vfs.data.openfile import OpenFile
-from s3vfs.data.protocol import MIB, DataSession, Front, Sizes
+from s3vfs.data.protocol import MIB, DataSession, Front, Sizes, Stream
 from s3vfs.data.room import Room
+from s3vfs.data.working import WorkingFile
+from s3vfs.namespace.names import NEW_VERSION
 from s3vfs.namespace.rows import Inode, Rows
 
 # Bytes that are taken out of the room for unpublished ones for the front; when less than the second is left, more are.
@@ -45,6 +47,16 @@ class Fronting:
         working.base_version = inode.version
         if working.arm_new(self._sizes.object_bytes):
             working.stream.set_plain(not inode.xattrs)
+
+    def prepare(self, working: WorkingFile) -> Stream | None:
+        """How the front may write to a file that it makes itself; None: it may not now."""
+        if self.front is None or not self._allow():
+            return None
+        stream = working.stream = self.front.stream(working.ino)
+        working.base_version = NEW_VERSION
+        working.arm_new(self._sizes.object_bytes)
+        stream.set_plain(True)
+        return stream
 
     def wrote(self, file: OpenFile) -> None:
         """The daemon has written to the file: those who go on may be served by the front."""

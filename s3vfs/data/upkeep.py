@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,6 +109,11 @@ class Upkeep:
         """There are unpublished changes."""
         if not self._work.is_set():
             self._work.set()
+
+    def publish_soon(self, file: OpenFile) -> None:
+        """As if the file had been written to long ago."""
+        file.working.dirty_since_s = -math.inf
+        self.wake()
 
     def hurry(self) -> None:
         """Writers wait: publish now, whatever the age."""

@@ -6,6 +6,8 @@ and commits it through the journal. Errors are S3vfsError, ordinary ones PosixEr
 
 from s3vfs.filesystem.contracts import (
     TO_THE_END,
+    Birth,
+    Births,
     Caller,
     Conflict,
     FileContents,
@@ -17,12 +19,14 @@ from s3vfs.filesystem.contracts import (
     Statistics,
 )
 from s3vfs.filesystem.directories import Directories
-from s3vfs.filesystem.locks import Locks
+from s3vfs.filesystem.newborns import Newborns
 from s3vfs.filesystem.ranges import Ranges
 from s3vfs.filesystem.xattrs import ExtendedAttributes
 
 __all__ = [
     "TO_THE_END",
+    "Birth",
+    "Births",
     "Caller",
     "Conflict",
     "FileContents",
@@ -36,6 +40,6 @@ __all__ = [
 ]
 
 
-class Filesystem(Locks, Ranges, Directories, ExtendedAttributes):
+class Filesystem(Newborns, Ranges, Directories, ExtendedAttributes):
     """The whole: names, attributes, files, their ranges and locks, directories, extended attributes. `keep_orphans`
     runs beside the calls."""

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from s3vfs.data.protocol import Lent as Lent
+from s3vfs.data.protocol import Stream, Taken
 from s3vfs.environment import Environment
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp
-from s3vfs.namespace.rows import Inode, Rows
+from s3vfs.namespace.rows import Inode, LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
 
@@ -68,6 +69,22 @@ class FilesystemSession(Protocol):
     def acknowledge(self, op: AnyOp, *, ctime_follows: bool = False) -> Verdict | None:
         """Take the op at once where leases allow it; a refusal is final then. None: commit it. `ctime_follows`: an op
         that leaves later will set the inode's ctime (`FileContents.changed`). No checkpoint."""
+        ...
+
+    def answered(self, op: AnyOp, lease: LeaseId, *, ctime_follows: bool = False) -> None:
+        """Take an op that was answered a moment ago on the strength of that lease. No checkpoint."""
+        ...
+
+    def lease_of(self, directory: int) -> LeaseId | None:
+        """The own lease under which files may be made in the directory without asking, if it may be relied on now."""
+        ...
+
+    def relied_on_until_ns(self) -> int:
+        """How long own leases may be relied on without asking, by CLOCK_BOOTTIME; 0: not now."""
+        ...
+
+    def take_new_ino(self) -> int | None:
+        """As `take_ino`, ahead of need: numbers are used in ascending order only, and `take_ino` gives these first."""
         ...
 
     def wish(self, rows: Rows, directories: Sequence[int]) -> list[AnyOp]:
@@ -200,6 +217,38 @@ class FileContents(Protocol):
 
     def closed(self, ino: int, writable: bool) -> None: ...
 
+    def prepare(self, ino: int) -> Stream | None:
+        """How the front may write to a file that it makes under this number. None: it may not now."""
+        ...
+
+    def unprepare(self, ino: int) -> None:
+        """The number is for something else."""
+        ...
+
+    def born(self, ino: int, *, writable: bool) -> None:
+        """The front has made that file; `writable`: and a handle is open."""
+        ...
+
+    def taken(self, taken: Taken) -> None:
+        """The front has stored bytes."""
+        ...
+
+    def dated(self, ino: int, atime_ns: int | None, mtime_ns: int | None, time_ns: int) -> None:
+        """The front has set times of a file with unpublished bytes, or other attributes, at `time_ns`."""
+        ...
+
+    def closable(self) -> tuple[int, int]:
+        """How many bytes the front may close, altogether and in one file."""
+        ...
+
+    def closed_ahead(self, ino: int) -> None:
+        """The front has answered a close."""
+        ...
+
+    def settle(self, ino: int) -> None:
+        """The handle that the front has given out is gone again."""
+        ...
+
     async def lend(
         self, ino: int, *, readable: bool, writable: bool, direct: bool, created: bool, uid: int
     ) -> Lent | None:
@@ -247,6 +296,52 @@ class Conflict(NamedTuple):
     end: int
     exclusive: bool
     pid: int
+
+
+class Birth(NamedTuple):
+    """What the front has done to a file that it has made, since it last told: `what` is of MADE, CHANGED, CLOSED,
+    RELEASED. `name`: where it was made now. `lease`: the directory's. `made` and `now`: mode, uid and gid, first and
+    last. `changed`: SetattrMask's bits of what was set; `changed_ns`: when. `given`: what the kernel has of its
+    attributes: mode, uid, gid, nlink, size, allocated bytes, atime, mtime, ctime; None where it has none."""
+
+    what: int
+    changed: int
+    parent: int
+    name: bytes | None
+    lease: LeaseId
+    handle: int
+    flags: int
+    made: tuple[int, int, int]
+    now: tuple[int, int, int]
+    made_ns: int
+    atime_ns: int
+    mtime_ns: int
+    changed_ns: int
+    given: tuple[int, ...] | None
+
+
+class Births(Protocol):
+    """A front that may make files by itself: `fuse.front.NativeFront`. What it may rely on it is told by the session
+    (`session.reliant`)."""
+
+    def knows(self, directory: int) -> bool: ...
+
+    def directory(self, ino: int, lease: LeaseId, names: Iterable[bytes]) -> None:
+        """Files may be made in it: it has these names."""
+        ...
+
+    def trust(self, until_ns: int, closing_bytes: int, file_bytes: int) -> None:
+        """Leases may be relied on until then, by CLOCK_BOOTTIME; and so many bytes may be closed, altogether and in one
+        file."""
+        ...
+
+    def stocked(self) -> int:
+        """How many files are prepared."""
+        ...
+
+    def stock(self, stream: Stream) -> None:
+        """One more, of a higher number than those before."""
+        ...
 
 
 class Caller(NamedTuple):

@@ -65,6 +65,8 @@ class Core:
         self._orphans = Orphans(session)
         # Whether a caller was just told of this inode and comes back for it, whatever has become of its name.
         self.expected: Callable[[int], bool] = lambda ino: False
+        # Whether the kernel walks a path for the second time somewhere: what it is told then is remembered.
+        self.walked: Callable[[], bool] = lambda: False
         self._removed = RemovedDirectories()
 
     @property

@@ -6,17 +6,24 @@ on; from here that goes to the room that has the bytes, and to what remembers of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import trio
 
-from s3vfs.data.protocol import Taken
+from s3vfs.data.protocol import Stream, Taken
+from s3vfs.errors import ReadOnly
+from s3vfs.filesystem import Birth, Births, Found
+from s3vfs.fuse.attributes import BLOCK_SIZE_BYTES
 from s3vfs.fuse.libfuse import interpose, missing, pyfuse3
+from s3vfs.namespace.rows import LeaseId
+from s3vfs.session.front_log import FILE_BYTES, HEADER_BYTES, FrontLog
+from s3vfs.session.reliant import Reliant
 
-if TYPE_CHECKING:
-    from s3vfs.fuse.native._interpose import Stream
+_log = logging.getLogger(__name__)
 
 
 class Taking(Protocol):
@@ -24,14 +31,48 @@ class Taking(Protocol):
 
     def taken(self, taken: Taken) -> None: ...
 
+    def unprepare(self, ino: int) -> None: ...
+
+
+class Bearing(Protocol):
+    """The part of Filesystem that is told."""
+
+    ahead: Births | None
+
+    def born(self, taken: Taken, birth: Birth) -> Found | None: ...
+
+    def rely(self) -> None: ...
+
+    def is_open(self, ino: int) -> bool: ...
+
+
+class Reckoning(Protocol):
+    """The part of KernelCache that is told."""
+
+    def wrote(self, ino: int) -> None: ...
+
+    def gave_newborn(
+        self, ino: int, *, made: bool, written: bool, given: tuple[int, ...] | None, found: Found | None
+    ) -> None: ...
+
+
+class RelyingSession(Protocol):
+    """The part of a session that is relied on."""
+
+    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> FrontLog: ...
+
+    def touch(self) -> None: ...
+
 
 class NativeFront:
-    """`refused`: why there is none, for people; empty where there is. `wrote`: who else is told of an inode that was
-    written to."""
+    """`refused`: why there is none, for people; empty where there is."""
 
     def __init__(self, io: str, contents: Taking) -> None:
         self._contents = contents
-        self.wrote: Callable[[int], None] = lambda _: None
+        self._makes = io in ("auto", "front")
+        self._filesystem: Bearing | None = None
+        self._session: RelyingSession | None = None
+        self._kernel: Reckoning | None = None
         self.refused = ""
         if io == "python":
             self.refused = "not asked for (--io python)"
@@ -54,10 +95,97 @@ class NativeFront:
         return allowed
 
     def noted(self, *told: Any) -> None:
-        """What the extension calls, with the fields of `Taken`."""
-        taken = Taken(*told)
-        self._contents.taken(taken)
-        self.wrote(taken.ino)
+        """What the extension calls, with the fields of `Taken`, and with those of a `Birth` or None."""
+        *stored, news = told
+        taken = Taken(*stored)
+        if news is None:
+            self._contents.taken(taken)
+            if self._kernel is not None:
+                self._kernel.wrote(taken.ino)
+            return
+        birth = Birth(*news)
+        assert self._filesystem is not None
+        assert self._kernel is not None
+        assert self._session is not None
+        self._session.touch()
+        found = self._filesystem.born(taken, birth)
+        self._kernel.gave_newborn(
+            taken.ino,
+            made=birth.name is not None,
+            written=bool(taken.ranges),
+            given=birth.given,
+            found=found,
+        )
+        self._filesystem.rely()
+
+    # -- files that it makes by itself --------------------------------------------------------------------------------
+
+    def serve(
+        self, filesystem: Bearing, session: RelyingSession, kernel: Reckoning, *, entry_ns: int, attributes_ns: int
+    ) -> None:
+        """Before the mount: who is told, and, unless writers get the files themselves (`--io passthrough`), let it make
+        files. `entry_ns`, `attributes_ns`: how long the kernel may keep names and attributes."""
+        self._filesystem, self._session, self._kernel = filesystem, session, kernel
+        if not self._makes or not self.available:
+            return
+        assert interpose is not None
+        try:
+            log = session.rely(self, self._unstock)
+        except (ReadOnly, OSError) as error:
+            _log.info("files are made by the daemon alone: %s", error)
+            return
+        try:
+            interpose.write_down(log.fd, HEADER_BYTES, FILE_BYTES)
+        finally:
+            os.close(log.fd)
+        interpose.replies(entry_ns, attributes_ns, BLOCK_SIZE_BYTES)
+        filesystem.ahead = self
+
+    def _unstock(self) -> int:
+        """The lowest inode number of a prepared file, which is for something else; 0: there is none."""
+        assert interpose is not None
+        ino: int = interpose.unstock()
+        if ino:
+            self._contents.unprepare(ino)
+        return ino
+
+    def knows(self, directory: int) -> bool:
+        assert interpose is not None
+        known: bool = interpose.knows(directory)
+        return known
+
+    def directory(self, ino: int, lease: LeaseId, names: Iterable[bytes]) -> None:
+        assert interpose is not None
+        interpose.directory(ino, *lease, names)
+
+    def trust(self, until_ns: int, closing_bytes: int, file_bytes: int) -> None:
+        assert interpose is not None
+        interpose.trust(until_ns, closing_bytes, file_bytes)
+
+    def stocked(self) -> int:
+        assert interpose is not None
+        count: int = interpose.stocked()
+        return count
+
+    def stock(self, stream: Stream) -> None:
+        assert interpose is not None
+        interpose.stock(stream)
+
+    def named(self, directory: int, name: bytes) -> None:
+        assert interpose is not None
+        interpose.named(directory, name)
+
+    def estrange(self, ino: int) -> None:
+        assert interpose is not None
+        interpose.estrange(ino)
+
+    def lease_over(self, lease: LeaseId) -> None:
+        assert interpose is not None
+        interpose.lease_over(*lease)
+
+    def distrust(self) -> None:
+        assert interpose is not None
+        interpose.distrust()
 
     def counts(self) -> dict[str, int]:
         """What was answered without Python."""

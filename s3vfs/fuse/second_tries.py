@@ -98,6 +98,14 @@ class SecondTries:
             self._expected_s = {key: until_s for key, until_s in self._expected_s.items() if until_s > now_s}
         self._walks[thread] = _Walk(ino, lasts_s, now_s + lasts_s, now_s + LOOK_WITHIN_S)
 
+    def any(self) -> bool:
+        """Whether any walk may still be going on."""
+        if not self._walks:
+            return False
+        now_s = self._now_s()
+        self._walks = {key: walk for key, walk in self._walks.items() if max(walk.until_s, walk.look_until_s) > now_s}
+        return bool(self._walks)
+
     def looks_up(self, thread: int, name: Name) -> bool:
         """The thread's look-up of `name` has arrived: does it belong to a walk, however long its answer takes? True: it
         does, and follows the last answer closely, so that another ESTALE would reach the program."""

@@ -27,6 +27,8 @@ from s3vfs.fuse.operations import Operations
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.namespace.changes import Changes
+from s3vfs.session.front_log import FrontLog
+from s3vfs.session.reliant import Reliant
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class ServedSession(Protocol):
     """The part of a session that a mount listens to."""
 
     def touch(self) -> None: ...
+
+    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> FrontLog: ...
 
     def listen(
         self, callback: Callable[[Changes, bool], None], *, reloaded: Callable[[], None] | None = None
@@ -89,9 +93,16 @@ async def serve(
         passthrough=passthrough,
     )
     extra = ExtraOperations(filesystem, kernel, operations.errnos)
-    if front is not None:
-        front.wrote = kernel.wrote
+    filesystem.walked = kernel.second_tries.any
     _make_session(operations, extra, mountpoint, options, passthrough, front)
+    if front is not None:
+        front.serve(
+            filesystem,
+            session,
+            kernel,
+            entry_ns=int(options.entry_timeout_s * 1e9),
+            attributes_ns=int(options.attribute_timeout_s * 1e9),
+        )
 
     def answers() -> None:
         if passthrough is not None:

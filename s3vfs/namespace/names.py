@@ -35,6 +35,8 @@ SYMLINK = stat.S_IFLNK >> KIND_SHIFT
 DEVICES = frozenset({stat.S_IFCHR >> KIND_SHIFT, stat.S_IFBLK >> KIND_SHIFT})
 KINDS = frozenset({DIRECTORY, REGULAR, SYMLINK, stat.S_IFIFO >> KIND_SHIFT, stat.S_IFSOCK >> KIND_SHIFT}) | DEVICES
 
+NEW_VERSION = 1  # of a new inode: nothing is in it yet
+
 
 def directory_error(inode: Inode | None) -> int:
     """The errno of looking for a name in what should be a directory, 0 if it is one. A removed one is gone: ENOENT."""
@@ -114,7 +116,7 @@ def create(rows: MutableRows, op: Create, context: Context) -> Verdict:
             ctime_ns=op.time_ns,
             btime_ns=op.time_ns,
             rdev=op.rdev if kind in DEVICES else 0,
-            version=1,
+            version=NEW_VERSION,
             xattrs=sum(value is not None for value in kept.values()),
             target=op.target,
         ),

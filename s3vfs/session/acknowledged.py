@@ -9,6 +9,7 @@ the queue goes on under the leases that are still there.
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,19 +23,21 @@ from s3vfs.environment import Environment
 from s3vfs.errors import StoreUnreachable
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.leases import leases_touched
-from s3vfs.namespace.ops import AnyOp, Create, NumberedOp, Setattr, encode_op, inodes_of
+from s3vfs.namespace.ops import AnyOp, Create, Link, NumberedOp, Rename, Rmdir, Setattr, Unlink, encode_op, inodes_of
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import OK, Context, Verdict
 from s3vfs.replica.layer import Layer, LayeredView
 from s3vfs.replica.overlay import Overlay
 from s3vfs.replica.protocol import Applied
+from s3vfs.session import front_log
 from s3vfs.session.base import Base
 from s3vfs.session.batches import Group
 from s3vfs.session.leases import Leases
 from s3vfs.session.options import WINDOW_OPS
 from s3vfs.session.pipeline import Pipeline
 from s3vfs.session.queue_log import LeftBehind, QueueLog, carried, left_behind
+from s3vfs.session.reliant import NobodyRelies, Reliant
 from s3vfs.session.spill import Spill
 
 _log = logging.getLogger(__name__)
@@ -45,6 +48,8 @@ _QUOTA_MARGIN_INODES = 20_000
 # Inodes whose loss is reported; and changes in one spill folder.
 _LOST_INODES = 100_000
 _CHANGES_IN_FOLDER = 10_000
+# So many ops may be answered ahead of those that are told of.
+_OPS_AHEAD = 1_000
 _TAKEN = "it was refused: others had the lease by then"
 
 
@@ -82,7 +87,7 @@ class Acknowledged:
         self._base = base
         self._pipeline = pipeline
         self._leases = leases
-        self._folder = folder
+        self.folder = folder
         self._spill = spill
         self._overlay = Overlay()
         self._queue_log = QueueLog(folder, base.sid, base.incarnation)
@@ -92,6 +97,7 @@ class Acknowledged:
         self._keeping = trio.Lock()
         self._lost_inos: dict[int, str] = {}
         self._closes: dict[int, LeaseId] = {}
+        self.reliant: Reliant = NobodyRelies()
         self.last_ino = 0  # the highest number that a former daemon gave to a new inode; also where that was lost
         pipeline.cut = self._queue_log.cut
         pipeline.settled = self._part_settled
@@ -120,14 +126,56 @@ class Acknowledged:
             return None
         with self._base.read() as txn:
             if ctime_follows and isinstance(op, Setattr) and self._fold(txn, op):
+                self._tell(op)
                 return OK
             rows = Rows(self._overlay.view(txn))
             touched = leases_touched(rows, op)
             if not touched or not self._leases.relied_on(touched) or _near_quota(rows):
                 return None
             lease = min(lease for lease in touched if lease is not None)
+            self._tell(op)
             # All that it touches is that lease's: reading its row is enough to hear when that ends.
             return self._take(txn, NumberedOp(self._pipeline.next_staged(), lease, op), rivals=len(touched) > 1)
+
+    def _tell(self, op: AnyOp) -> None:
+        """Before an op is taken: who answers by itself must not do what depends on it."""
+        parents: tuple[int, ...] = ()
+        if isinstance(op, Create | Link):
+            self.reliant.named(op.parent, op.name)
+            parents = (op.parent,)
+        elif isinstance(op, Rename):  # an exchange gives names to both
+            self.reliant.named(op.parent, op.name)
+            self.reliant.named(op.new_parent, op.new_name)
+            parents = (op.parent, op.new_parent)
+        elif isinstance(op, Unlink | Rmdir):
+            parents = (op.parent,)
+        for ino in inodes_of(op):
+            if ino not in parents:
+                self.reliant.estrange(ino)
+
+    def answered(self, op: AnyOp, lease: LeaseId, *, ctime_follows: bool = False) -> None:
+        """As `acknowledge`, for an op that was answered a moment ago, when it could rely on that lease. Where it cannot
+        go on any more it is lost, and reported."""
+        refusal = self._base.refusal()
+        if refusal is not None or not self._pipeline.open:
+            self._lose(NumberedOp(0, lease, op), str(refusal or "the session was closed"))
+            return
+        with self._base.read() as txn:
+            if ctime_follows and isinstance(op, Setattr) and self._fold(txn, op):
+                return
+            numbered = NumberedOp(self._pipeline.next_staged(), lease, op)
+            verdict = self._overlay.acknowledge(txn, numbered, self._context(), rivals=False)
+        if verdict.errno:
+            self._lose(numbered, f"{_TAKEN} (errno {verdict.errno})")
+            return
+        wire = encode_op(numbered)
+        try:
+            self._queue_log.op(wire)
+        except OSError as error:
+            _log.error(
+                "the local disk does not take the queue: a kill now would lose op %d: %s", numbered.number, error
+            )
+        self._pipeline.stage(numbered, wire, partial(self._fate, numbered))
 
     def _fold(self, txn: ReadTransaction, op: Setattr) -> bool:
         """Whether the CREATE of the inode, which has not left yet, says from now on what the op says."""
@@ -145,8 +193,7 @@ class Acknowledged:
         return True
 
     def _take(self, txn: ReadTransaction, numbered: NumberedOp, *, rivals: bool = True) -> Verdict | None:
-        context = Context(self._base.applied_seq + 1, 0, self._base.sid, self._base.incarnation)
-        verdict = self._overlay.acknowledge(txn, numbered, context, rivals=rivals)
+        verdict = self._overlay.acknowledge(txn, numbered, self._context(), rivals=rivals)
         if verdict.errno:
             return verdict
         wire = encode_op(numbered)
@@ -158,6 +205,32 @@ class Acknowledged:
             return None
         self._pipeline.stage(numbered, wire, partial(self._fate, numbered))
         return verdict
+
+    def _context(self) -> Context:
+        return Context(self._base.applied_seq + 1, 0, self._base.sid, self._base.incarnation)
+
+    def relied_on_until_ns(self) -> int:
+        """How long leases may be relied on without asking, by CLOCK_BOOTTIME, if nothing more is heard; 0: not now."""
+        if not self._leases.held or not self._pipeline.open or self._base.loading:
+            return 0
+        if len(self._overlay) >= WINDOW_OPS - _OPS_AHEAD:
+            return 0
+        with self._base.read() as txn:
+            if _near_quota(Rows(self._overlay.view(txn))):
+                return 0
+        return self._leases.strong_until_ns()
+
+    def lease_of(self, directory: int) -> LeaseId | None:
+        """The lease under which files may be made in a directory without asking: nothing that names it waits for its
+        record, and it hands on neither a group nor an ACL."""
+        if not self._leases.held or self._pipeline.awaits([directory]):
+            return None
+        with self._base.read() as txn:
+            rows = Rows(self._overlay.view(txn))
+            inode = rows.inode(directory)
+            if inode is None or inode.xattrs or inode.mode & stat.S_ISGID:
+                return None
+            return self._leases.covering(rows, directory)
 
     def close_of(self, ino: int) -> LeaseId | None:
         """The lease under which a close of the file may be acknowledged now; noted in the log. None: it waits."""
@@ -296,8 +369,8 @@ class Acknowledged:
     async def take_up(self, former: Sequence[tuple[int, int]]) -> None:
         """Go on with what an earlier daemon had acknowledged. `former`: see `Identity.former`. Before the pipeline
         runs."""
-        found = await self._environment.run(left_behind, self._folder)
-        before = await self._environment.run(carried, self._folder)
+        found = await self._environment.run(left_behind, self.folder)
+        before = await self._environment.run(carried, self.folder)
         self._closes.update(before.closes)
         self._lost_inos.update(before.lost)
         self.last_ino = max(before.lost, default=0)
@@ -306,11 +379,13 @@ class Acknowledged:
         for _, part in found:
             if part.sid:
                 self._take_up_part(part, landed.get(part.incarnation, 0), seen)
+        await self._take_up_answers()
         self._leases.withheld = bool(self._closes)
         await self.keep_lost()
         self._queue_log.carry(self._closes, self._lost_inos)
         for path, _ in found:
             await self._environment.run(path.unlink)
+        await self._environment.run(front_log.remove, self.folder)
 
     def ended(self) -> None:
         """The session has ended in order. Raises OSError."""
@@ -340,6 +415,28 @@ class Acknowledged:
                     verdict = self._take(txn, numbered)
                     if verdict is None or verdict.errno:
                         self._lose(left, "it cannot go on after the restart: others had the lease by then")
+
+    async def _take_up_answers(self) -> None:
+        """What the front had answered and nobody has put into the queue, or not all of it."""
+        sid, answers = await self._environment.run(front_log.answered, self.folder, self._environment.boot_id)
+        for answer in answers:
+            numbered = NumberedOp(0, answer.lease, answer.op) if answer.op is not None else None
+            if numbered is None:
+                self._closes[answer.ino] = answer.lease
+            elif sid != self._base.sid:
+                self._lose(numbered, "the session that acknowledged it was ended")
+            else:
+                self._take_up_answer(numbered)
+
+    def _take_up_answer(self, numbered: NumberedOp) -> None:
+        with self._base.read() as txn:
+            if isinstance(numbered.op, Create):
+                self.last_ino = max(self.last_ino, numbered.op.ino)
+                if Rows(self._overlay.view(txn)).inode(numbered.op.ino) is not None:
+                    return  # the queue has it
+            verdict = self._take(txn, msgspec.structs.replace(numbered, number=self._pipeline.next_staged()))
+        if verdict is None or verdict.errno:
+            self._lose(numbered, "it cannot go on after the restart: others had the lease by then")
 
     def closed_under(self, ino: int) -> tuple[LeaseId | None, bool]:
         """The lease under which an earlier daemon acknowledged the file's last close, if so; and whether it still is

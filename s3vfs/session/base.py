@@ -70,6 +70,7 @@ class Base:
     # The overlay follows before anybody can look through it: called with each applied record, and whether it is ours.
     follow: Callable[[Applied, bool], Changes | None] | None = None
     follow_reload: Callable[[], None] | None = None
+    before_loading: Callable[[], None] = lambda: None
 
     @property
     def applied_seq(self) -> int:
@@ -165,6 +166,7 @@ class Base:
 
     def begin_loading(self) -> None:
         """Base is about to be replaced: no record is applied until `reloaded` or `loading_failed`."""
+        self.before_loading()
         self.loading = True
 
     def loading_failed(self) -> None:

@@ -2,12 +2,14 @@
 
 `apply` takes a block's numbers in ascending order only, and never gives one twice; so a number must be queued, in its
 CREATE, in the same step in which it is taken: evaluate, `take`, enqueue, with no await between. A number that was taken
-and not used is lost, which is harmless.
+and not used is lost, which is harmless. Who takes some ahead of need gives them back, lowest first, when another is
+needed meanwhile.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from s3vfs.errors import S3vfsError
 from s3vfs.namespace.ops import Block
@@ -28,9 +30,14 @@ class InodeNumbers:
         self._free = sum(end - first for first, end in self._ranges)
         self._asked = max(FIRST_BLOCK, self._free)
         self._waiting: Group | None = None
+        self.give_back: Callable[[], int] = lambda: 0  # the lowest number that somebody has taken and not used, or 0
 
     def take(self) -> int | None:
         """The next number, or None: then `await reserve()`, evaluate again, and take. No checkpoint."""
+        return self.give_back() or self.take_new()
+
+    def take_new(self) -> int | None:
+        """As `take`, a number above all that were taken."""
         if not self._ranges:
             return None
         first, end = self._ranges.popleft()

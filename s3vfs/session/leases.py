@@ -40,6 +40,7 @@ from s3vfs.session.options import (
     SHY_FIRST_S,
     SHY_MOST_S,
 )
+from s3vfs.session.reliant import NobodyRelies, Reliant
 from s3vfs.session.tail import Tail
 from s3vfs.session.walk import Walk, ahead, first
 
@@ -100,6 +101,7 @@ class Leases:
         self.enabled = True
         self._not_before_s = -math.inf
         self.withheld = False  # until the bytes of acknowledged closes can come along
+        self.reliant: Reliant = NobodyRelies()
         pipeline.conclusion = self._conclusion
         base.listeners.append(self._note_company)
 
@@ -128,6 +130,10 @@ class Leases:
         """R8: whether leases may be relied on now. Not under a CHALLENGE: its author may end the session although it
         sees the tail, where only its answer cannot go out."""
         return not self._challenged() and self._tail.seen_within(LEASE_STRENGTH_S)
+
+    def strong_until_ns(self) -> int:
+        """How long leases may be relied on if nothing more is heard, by CLOCK_BOOTTIME; 0: they may not."""
+        return int(self._tail.seen_at_boottime_ns + LEASE_STRENGTH_S * 1e9) if self.strong() else 0
 
     def _challenged(self) -> bool:
         row = self._base.row
@@ -210,6 +216,8 @@ class Leases:
 
     def hear(self, changes: Changes) -> None:
         """A record has changed leases: ours among them? Called before anybody acts on that record."""
+        if self._held and self._challenged():
+            self.reliant.distrust()
         touched = changes.leases | changes.recalls
         if not touched:
             return
@@ -219,6 +227,7 @@ class Leases:
                 row = rows.grant(lease)
                 if row is None or row.sid != self._base.sid:
                     if self._held.pop(lease, None) is not None:
+                        self.reliant.lease_over(lease)
                         self._look_often()
                     continue
                 if lease not in self._held:
@@ -232,6 +241,7 @@ class Leases:
 
     def reloaded(self) -> None:
         """A checkpoint has replaced base: own leases may have come or gone unseen."""
+        self.reliant.distrust()
         with self._base.read() as txn:
             rows = Rows(txn)
             for lease in list(self._held):
@@ -250,6 +260,7 @@ class Leases:
         held = self._held[lease]
         if held.ending_since_s is None:
             held.ending_since_s = trio.current_time()
+            self.reliant.lease_over(lease)
         self._pipeline.wake()
         self._pipeline.press()
         self._look_often()

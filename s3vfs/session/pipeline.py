@@ -69,6 +69,8 @@ class Pipeline:
         # The log on disk: called when a batch is closed, and with what that gave once the fate of all its ops is known.
         self.cut: Callable[[], int] = lambda: 0
         self.settled: Callable[[int], None] = lambda part: None
+        # Called before ops that may yet be refused are queued, with the inodes that they name.
+        self.unsettled: Callable[[Collection[int]], None] = lambda inos: None
         # Called when a batch is closed; what it returns makes, once everything else is in the batch, its last ops.
         self.conclusion: Callable[[], Callable[[Collection[Lease]], list[AnyOp]]] = lambda: lambda unsent: []
         base.header_listeners.append(self._courtesy.hear)
@@ -124,7 +126,7 @@ class Pipeline:
         if not ops:
             group.leave(None, self._base.applied_seq)
             return group
-        self._awaited.update(group.inos)
+        self._await(group.inos)
         if self._batch is None and self._closing is None and not self.companion.due():
             self._queue.extend(self._numbered(ops, group, group))
             self._more.set()
@@ -138,6 +140,11 @@ class Pipeline:
                 self.press()
         self._busy()
         return group
+
+    def _await(self, inos: Collection[int]) -> None:
+        if inos:
+            self._awaited.update(inos)
+            self.unsettled(inos)
 
     def next_staged(self) -> int:
         """The number that the next `stage` will use."""
@@ -183,7 +190,7 @@ class Pipeline:
             first, batch.along = batch.along, batch.along + len(ops)
         unleased = [op for op, lease in zip(ops, leases, strict=True) if lease is None]
         group = Group(len(ops), first, True, None, _inodes_of(unleased))
-        self._awaited.update(group.inos)
+        self._await(group.inos)
         wires = [
             encode_op(NumberedOp(first + index, lease, op))
             for index, (op, lease) in enumerate(zip(ops, leases, strict=True))

@@ -7,7 +7,7 @@ Decides no POSIX rule and knows no file contents.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from s3vfs.session.batches import Companion, Group
 from s3vfs.session.counters import SessionCounters
 from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.eviction import EVICT_AFTER_S, Committed, evict
+from s3vfs.session.front_log import FrontLog
 from s3vfs.session.inodes import InodeNumbers
 from s3vfs.session.leases import Leases
 from s3vfs.session.lifecycle import Office, Registrar, rebuild
@@ -37,6 +38,7 @@ from s3vfs.session.options import SessionOptions
 from s3vfs.session.pipeline import Pipeline
 from s3vfs.session.pledge import Pledge
 from s3vfs.session.presence import Presence
+from s3vfs.session.reliant import Reliant
 from s3vfs.session.spill import Spill
 from s3vfs.session.tail import Tail
 from s3vfs.session.unwrapping import single_error
@@ -239,6 +241,38 @@ class Session:
         """Ops to send before one that touches these directories, to have them leased: see `Leases.wish`."""
         return [] if self._leases is None else self._leases.wish(rows, directories)
 
+    def answered(self, op: AnyOp, lease: LeaseId, *, ctime_follows: bool = False) -> None:
+        """Take an op that was answered under that lease: see `Acknowledged.answered`. No checkpoint."""
+        assert self._acknowledged is not None
+        self._acknowledged.answered(op, lease, ctime_follows=ctime_follows)
+
+    def relied_on_until_ns(self) -> int:
+        """See `Acknowledged.relied_on_until_ns`."""
+        return 0 if self._acknowledged is None else self._acknowledged.relied_on_until_ns()
+
+    def lease_of(self, directory: int) -> LeaseId | None:
+        """See `Acknowledged.lease_of`."""
+        return None if self._acknowledged is None else self._acknowledged.lease_of(directory)
+
+    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> FrontLog:
+        """From now on `reliant` answers by itself, and takes inode numbers ahead of need (`take_new_ino`), of which
+        `give_back` returns the lowest. Where it writes its answers down. Raises ReadOnly, OSError."""
+        pipeline, acknowledged, leases = self._pipeline, self._acknowledged, self._leases
+        if pipeline is None or acknowledged is None or leases is None or self._inodes is None:
+            raise ReadOnly("this mount is read-only")
+        log = FrontLog.create(acknowledged.folder, self.sid, self.incarnation, self.environment.boot_id)
+        leases.reliant = acknowledged.reliant = reliant
+        self._inodes.give_back = give_back
+
+        def estrange(inos: Collection[int]) -> None:
+            for ino in inos:
+                reliant.estrange(ino)
+
+        pipeline.unsettled = estrange
+        self.base.state_listeners.append(reliant.distrust)
+        self.base.before_loading = reliant.distrust
+        return log
+
     def close_of(self, ino: int) -> LeaseId | None:
         """The lease under which a close of the file is acknowledged, its bytes to come along with the next batch
         (`accompany`); None: the close waits for its record."""
@@ -304,6 +338,10 @@ class Session:
         """The next inode number of this incarnation, for a CREATE that is enqueued before the next checkpoint; None:
         `await reserve_inos()`, evaluate again, take again. See `session.inodes`."""
         return None if self._inodes is None else self._inodes.take()
+
+    def take_new_ino(self) -> int | None:
+        """As `take_ino`, for who has called `rely`."""
+        return None if self._inodes is None else self._inodes.take_new()
 
     async def reserve_inos(self) -> None:
         """Return when `take_ino` has a number. Raises ReadOnly, SessionFenced, and StoreUnreachable after

@@ -71,6 +71,11 @@ class Tail:
         """When the youngest request was sent that showed the tail."""
         return self._seen.at_s
 
+    @property
+    def seen_at_boottime_ns(self) -> int:
+        """When the youngest request that showed the tail was sent."""
+        return self._seen.boottime_ns
+
     def seen_within(self, seconds: float) -> bool:
         """Whether the youngest request that showed the tail was sent less than `seconds` ago, as CLOCK_BOOTTIME counts
         (R8)."""

@@ -27,7 +27,8 @@
  * It knows no policy: Python says which inodes, and how much.
  */
 #define _GNU_SOURCE
-#define PY_SSIZE_T_CLEAN
+#include "stream.h"
+
 #include "front.h"
 
 #include <errno.h>
@@ -41,21 +42,19 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef unsigned long long u64;
-typedef long long i64;
-
 #define LONGEST_NS 1000000      /* without a turn of trio's loop */
 #define LOOK_AGAIN_NS 40000     /* how long it looks again */
 #define MOST_BYTES (256 * 1024) /* larger writes are a worker thread's: they would hold up everybody else */
-#define RANGES 16               /* of one stream, before Python is told */
 #define CREDIT 16               /* vain looks in a row, until it gives up looking again */
 #define HEAD_BYTES 64           /* of the log, and of an entry: data/rangelog.py */
 #define ENTRY_BYTES 32
 #define KIND_WRITE 1
+#define KIND_TIMES 3
+#define UNSET INT64_MIN /* a time that stays as it is */
 
 static const char CAPABILITY[] = "security.capability";
 
-static i64 now(clockid_t clock)
+i64 front_now(int clock)
 {
     struct timespec time;
 
@@ -65,21 +64,7 @@ static i64 now(clockid_t clock)
 
 /* -- streams ------------------------------------------------------------------------------------------------------- */
 
-typedef struct Stream {
-    PyObject_HEAD
-    u64 ino;
-    int armed, listed, plain; /* listed: among those that are to be told of; plain: it has no capabilities */
-    int fd, log_fd;    /* -1: to be opened with the first write */
-    PyObject *path, *log_path, *head; /* bytes; while the files are not there */
-    i64 log_at, last_start, last_end; /* the log's end; the range of its last entry, -1 where that may not grow */
-    i64 span;                         /* a write that passes a multiple of it is Python's */
-    i64 time_ns;                      /* of the last write, CLOCK_REALTIME */
-    int count;
-    struct { i64 start, end; } ranges[RANGES]; /* since Python was told */
-    struct Stream *next;                       /* of the same bucket */
-} Stream;
-
-static PyTypeObject *stream_type;
+PyTypeObject *stream_type;
 
 #define BUCKETS 4096
 static Stream *buckets[BUCKETS]; /* the streams that exist, by inode: borrowed, they leave with their end */
@@ -98,7 +83,7 @@ static unsigned bucket_of(u64 ino)
     return (unsigned)(ino * 0x9E3779B97F4A7C15ULL >> 52);
 }
 
-static Stream *find(u64 ino)
+Stream *front_find(u64 ino)
 {
     Stream *stream = buckets[bucket_of(ino)];
 
@@ -116,7 +101,25 @@ static void leave(Stream *self)
     if (*place)
         *place = self->next;
     self->next = NULL;
-    self->armed = self->plain = 0;
+    self->armed = self->plain = self->birth.own = 0;
+}
+
+void front_each(void (*visit)(Stream *, const void *), const void *argument)
+{
+    for (int i = 0; i < BUCKETS; i++)
+        for (Stream *stream = buckets[i]; stream; stream = stream->next)
+            visit(stream, argument);
+}
+
+int front_list(Stream *stream)
+{
+    if (!stream->listed) {
+        if (written_count == sizeof written / sizeof *written)
+            return 0;
+        stream->listed = 1;
+        written[written_count++] = (Stream *)Py_NewRef((PyObject *)stream);
+    }
+    return 1;
 }
 
 static PyObject *stream_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -127,7 +130,7 @@ static PyObject *stream_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K:Stream", names, &ino))
         return NULL;
-    if (find(ino)) {
+    if (front_find(ino)) {
         PyErr_SetString(PyExc_ValueError, "the inode has a stream");
         return NULL;
     }
@@ -149,6 +152,7 @@ static void stream_dealloc(PyObject *object)
     Py_CLEAR(self->path);
     Py_CLEAR(self->log_path);
     Py_CLEAR(self->head);
+    Py_CLEAR(self->birth.name);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -202,7 +206,7 @@ static PyObject *stream_arm_new(PyObject *object, PyObject *args)
 static PyObject *stream_disarm(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    ((Stream *)object)->armed = 0;
+    ((Stream *)object)->armed = ((Stream *)object)->birth.own = 0;
     Py_RETURN_NONE;
 }
 
@@ -289,12 +293,12 @@ static uint32_t xxh32_of_entry(const unsigned char *body)
     return hash ^ hash >> 16;
 }
 
-static void make_entry(unsigned char *entry, i64 start, i64 end, i64 time_ns)
+static void make_entry(unsigned char *entry, int kind, i64 first, i64 second, i64 third)
 {
-    big_endian(entry + 4, KIND_WRITE, 4);
-    big_endian(entry + 8, (u64)start, 8);
-    big_endian(entry + 16, (u64)(end - start), 8);
-    big_endian(entry + 24, (u64)time_ns, 8);
+    big_endian(entry + 4, (u64)kind, 4);
+    big_endian(entry + 8, (u64)first, 8);
+    big_endian(entry + 16, (u64)second, 8);
+    big_endian(entry + 24, (u64)third, 8);
     big_endian(entry, xxh32_of_entry(entry + 4), 4);
 }
 
@@ -320,19 +324,19 @@ static int log_write(Stream *self, i64 start, i64 end, i64 time_ns)
     unsigned char raw[HEAD_BYTES + ENTRY_BYTES];
 
     if (self->last_end == start && self->last_end >= 0) { /* goes on where the last one ended: one entry for both */
-        make_entry(raw, self->last_start, end, time_ns);
+        make_entry(raw, KIND_WRITE, self->last_start, end - self->last_start, time_ns);
         if (!whole(pwrite(self->log_fd, raw, ENTRY_BYTES, self->log_at - ENTRY_BYTES), ENTRY_BYTES))
             return 0;
     } else if (self->head) {
         memcpy(raw, PyBytes_AS_STRING(self->head), HEAD_BYTES);
-        make_entry(raw + HEAD_BYTES, start, end, time_ns);
+        make_entry(raw + HEAD_BYTES, KIND_WRITE, start, end - start, time_ns);
         if (!whole(pwrite(self->log_fd, raw, sizeof raw, 0), sizeof raw))
             return 0;
         Py_CLEAR(self->head);
         self->log_at = sizeof raw;
         self->last_start = start;
     } else {
-        make_entry(raw, start, end, time_ns);
+        make_entry(raw, KIND_WRITE, start, end - start, time_ns);
         if (!whole(pwrite(self->log_fd, raw, ENTRY_BYTES, self->log_at), ENTRY_BYTES))
             return 0;
         self->log_at += ENTRY_BYTES;
@@ -342,13 +346,26 @@ static int log_write(Stream *self, i64 start, i64 end, i64 time_ns)
     return 1;
 }
 
-static void answer(int fd, u64 unique, int error, void *body, size_t size)
+int front_log_times(Stream *self, i64 atime_ns, i64 mtime_ns, i64 ctime_ns)
 {
-    struct fuse_out_header header = {.len = (uint32_t)(sizeof header + size), .error = error, .unique = unique};
-    struct iovec parts[2] = {{&header, sizeof header}, {body, size}};
+    unsigned char raw[ENTRY_BYTES];
+
+    make_entry(raw, KIND_TIMES, atime_ns, mtime_ns, ctime_ns);
+    if (!whole(pwrite(self->log_fd, raw, ENTRY_BYTES, self->log_at), ENTRY_BYTES))
+        return 0;
+    self->log_at += ENTRY_BYTES;
+    self->last_start = self->last_end = -1;
+    return 1;
+}
+
+void front_answer(int fd, u64 unique, int error, const void *body, size_t size, const void *rest, size_t rest_size)
+{
+    uint32_t length = (uint32_t)(sizeof(struct fuse_out_header) + size + rest_size);
+    struct fuse_out_header header = {.len = length, .error = error, .unique = unique};
+    struct iovec parts[3] = {{&header, sizeof header}, {(void *)body, size}, {(void *)rest, rest_size}};
 
     /* Refused only for a request that nobody waits for any more (ENOENT), or when the mount is gone. */
-    if (writev(fd, parts, size ? 2 : 1) < 0)
+    if (writev(fd, parts, rest_size ? 3 : size ? 2 : 1) < 0)
         return;
 }
 
@@ -365,7 +382,7 @@ static int take_write(int fd, const char *request, size_t size)
         return 0;
     if (write->flags & (O_APPEND | O_DSYNC | O_SYNC))
         return 0;
-    stream = find(header->nodeid);
+    stream = front_find(header->nodeid);
     if (!stream || !stream->armed)
         return 0;
     start = (i64)write->offset;
@@ -376,19 +393,17 @@ static int take_write(int fd, const char *request, size_t size)
         return 0;
     if (stream->count == RANGES && stream->ranges[RANGES - 1].end != start)
         return 0;
-    if (!stream->listed && written_count == sizeof written / sizeof *written)
+    if (!births_may_write(stream) || (!stream->listed && written_count == sizeof written / sizeof *written))
         return 0;
     if ((stream->fd < 0 || stream->log_fd < 0) && !open_files(stream))
         goto failed;
     if (!whole(pwrite(stream->fd, write + 1, write->size, start), write->size))
         goto failed;
-    time_ns = now(CLOCK_REALTIME);
+    time_ns = front_now(CLOCK_REALTIME);
     if (!log_write(stream, start, end, time_ns))
         goto failed;
-    if (!stream->listed) {
-        stream->listed = 1;
-        written[written_count++] = (Stream *)Py_NewRef((PyObject *)stream);
-    }
+    front_list(stream);
+    births_wrote(stream, start, end, time_ns);
     if (stream->count && stream->ranges[stream->count - 1].end == start) {
         stream->ranges[stream->count - 1].end = end;
     } else {
@@ -400,15 +415,14 @@ static int take_write(int fd, const char *request, size_t size)
     taken_writes++;
     taken_bytes += write->size;
     reply.size = write->size;
-    answer(fd, header->unique, 0, &reply, sizeof reply);
+    front_answer(fd, header->unique, 0, &reply, sizeof reply, NULL, 0);
     return 1;
 
 failed: /* Python does it again, and tells of the error. It is told of files that are open now. */
     stream->armed = 0;
-    if (!stream->listed && stream->fd >= 0) {
-        stream->listed = 1;
-        written[written_count++] = (Stream *)Py_NewRef((PyObject *)stream);
-    }
+    stream->birth.own = 0;
+    if (stream->fd >= 0)
+        front_list(stream);
     return 0;
 }
 
@@ -421,11 +435,11 @@ static int take_getxattr(int fd, const char *request, size_t size)
     if (size != sizeof *header + sizeof(struct fuse_getxattr_in) + sizeof CAPABILITY ||
         memcmp(name, CAPABILITY, sizeof CAPABILITY))
         return 0;
-    stream = find(header->nodeid);
+    stream = front_find(header->nodeid);
     if (!stream || !stream->plain)
         return 0;
     taken_xattrs++;
-    answer(fd, header->unique, -ENODATA, NULL, 0);
+    front_answer(fd, header->unique, -ENODATA, NULL, 0, NULL, 0);
     return 1;
 }
 
@@ -439,16 +453,21 @@ static int take(int fd, const char *request, size_t size)
         return take_write(fd, request, size);
     if (header->opcode == FUSE_GETXATTR)
         return take_getxattr(fd, request, size);
-    return header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET; /* they have no answer */
+    if (header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET)
+        return 1; /* they have no answer */
+    return births_take(fd, request, size);
 }
 
-/* Calls noted(inode, fd, log fd, log's end, last entry's start, its end, time, ranges) for each stream. */
+/* Calls noted(inode, fd, log fd, log's end, last entry's start, its end, time, ranges, news) for each stream, in the
+ * order in which they came. */
 static void tell(void)
 {
-    while (written_count) {
-        Stream *stream = written[--written_count];
-        PyObject *ranges = PyTuple_New(stream->count), *result = NULL;
-        int i, count = stream->count;
+    int i, at, all = 1;
+
+    for (at = 0; at < written_count; at++) {
+        Stream *stream = written[at];
+        PyObject *ranges = PyTuple_New(stream->count), *news = births_news(stream), *result = NULL;
+        int count = stream->count;
 
         stream->listed = stream->count = 0;
         for (i = 0; ranges && i < count; i++) {
@@ -459,14 +478,20 @@ static void tell(void)
             else
                 PyTuple_SET_ITEM(ranges, i, range);
         }
-        if (ranges && noted)
-            result = PyObject_CallFunction(noted, "KiiLLLLN", stream->ino, stream->fd, stream->log_fd, stream->log_at,
-                                           stream->last_start, stream->last_end, stream->time_ns, ranges);
-        if (!result)
-            PyErr_WriteUnraisable(noted); /* the log has it: the next mount would publish it */
+        if (ranges && news && noted)
+            result = PyObject_CallFunction(noted, "KiiLLLLOO", stream->ino, stream->fd, stream->log_fd, stream->log_at,
+                                           stream->last_start, stream->last_end, stream->time_ns, ranges, news);
+        if (!result) { /* what was written down says it to the next mount */
+            PyErr_WriteUnraisable(noted);
+            all = 0;
+        }
         Py_XDECREF(result);
+        Py_XDECREF(ranges);
+        Py_XDECREF(news);
         Py_DECREF((PyObject *)stream);
     }
+    written_count = 0;
+    births_told(all);
 }
 
 /* -- reading ------------------------------------------------------------------------------------------------------- */
@@ -481,10 +506,10 @@ static ssize_t look_again(int fd, void *buffer, size_t size)
         return -1;
     looks++;
     Py_BEGIN_ALLOW_THREADS
-    until = now(CLOCK_MONOTONIC) + LOOK_AGAIN_NS;
+    until = front_now(CLOCK_MONOTONIC) + LOOK_AGAIN_NS;
     do {
         length = read(fd, buffer, size);
-    } while (length < 0 && errno == EAGAIN && now(CLOCK_MONOTONIC) < until);
+    } while (length < 0 && errno == EAGAIN && front_now(CLOCK_MONOTONIC) < until);
     Py_END_ALLOW_THREADS
     if (length < 0 && errno == EAGAIN) {
         vain_looks++;
@@ -497,7 +522,7 @@ static ssize_t look_again(int fd, void *buffer, size_t size)
 
 ssize_t front_read(int fd, void *buffer, size_t size)
 {
-    i64 began_ns = now(CLOCK_MONOTONIC);
+    i64 began_ns = front_now(CLOCK_MONOTONIC);
     ssize_t length;
     int error;
 
@@ -507,19 +532,19 @@ ssize_t front_read(int fd, void *buffer, size_t size)
             length = look_again(fd, buffer, size);
             if (length < 0 && errno == EAGAIN) {
                 idle = 1;
-                idle_ns = now(CLOCK_MONOTONIC);
+                idle_ns = front_now(CLOCK_MONOTONIC);
                 errno = EINTR;
                 break;
             }
         }
         if (length >= 0 && idle) {
-            if (now(CLOCK_MONOTONIC) - idle_ns < LOOK_AGAIN_NS && credit < most_credit)
+            if (front_now(CLOCK_MONOTONIC) - idle_ns < LOOK_AGAIN_NS && credit < most_credit)
                 credit++; /* it would have paid */
             idle = 0;
         }
         if (length < 0 || !noted || !take(fd, buffer, (size_t)length))
             break;
-        if (now(CLOCK_MONOTONIC) - began_ns > LONGEST_NS) {
+        if (front_now(CLOCK_MONOTONIC) - began_ns > LONGEST_NS) {
             length = -1;
             errno = EINTR;
             break;
@@ -545,11 +570,13 @@ void front_begin(PyObject *callable)
     credit = most_credit;
     turned_ns = 0;
     taken_writes = taken_bytes = taken_xattrs = looks = vain_looks = 0;
+    births_begin();
 }
 
 void front_end(void)
 {
     Py_CLEAR(noted);
+    births_end();
 }
 
 /* -- what Python calls --------------------------------------------------------------------------------------------- */
@@ -558,14 +585,14 @@ PyObject *front_more(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return PyBool_FromLong(!idle && now(CLOCK_MONOTONIC) - turned_ns < LONGEST_NS);
+    return PyBool_FromLong(!idle && front_now(CLOCK_MONOTONIC) - turned_ns < LONGEST_NS);
 }
 
 PyObject *front_turned(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    turned_ns = now(CLOCK_MONOTONIC);
+    turned_ns = front_now(CLOCK_MONOTONIC);
     Py_RETURN_NONE;
 }
 
@@ -584,12 +611,15 @@ PyObject *front_counts(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return Py_BuildValue("{sKsKsKsKsK}", "writes", taken_writes, "written_bytes", taken_bytes, "xattrs", taken_xattrs,
-                         "looks", looks, "vain_looks", vain_looks);
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsK}", "writes", taken_writes, "written_bytes", taken_bytes, "xattrs",
+                         taken_xattrs, "looks", looks, "vain_looks", vain_looks, "creates", taken_births, "lookups",
+                         taken_lookups, "setattrs", taken_changes, "closes", taken_closes);
 }
 
 int front_add_types(PyObject *module)
 {
     stream_type = (PyTypeObject *)PyType_FromSpec(&stream_spec);
-    return stream_type ? PyModule_AddObjectRef(module, "Stream", (PyObject *)stream_type) : -1;
+    if (!stream_type || PyModule_AddObjectRef(module, "Stream", (PyObject *)stream_type) < 0)
+        return -1;
+    return births_add(module);
 }
