@@ -330,6 +330,10 @@ class Births(Protocol):
         """Files may be made in it: it has these names."""
         ...
 
+    def show(self, ino: int, inode: Inode) -> None:
+        """The attributes of such a directory, as they are now."""
+        ...
+
     def trust(self, until_ns: int, closing_bytes: int, file_bytes: int) -> None:
         """Leases may be relied on until then, by CLOCK_BOOTTIME; and so many bytes may be closed, altogether and in one
         file."""

@@ -16,6 +16,7 @@ import trio
 
 from s3vfs.data.protocol import Taken
 from s3vfs.filesystem.contracts import Birth, Births, Caller, Found
+from s3vfs.filesystem.core import is_directory
 from s3vfs.filesystem.files import FileHandle
 from s3vfs.filesystem.locks import Locks
 from s3vfs.namespace.ops import Create, Setattr, SetattrMask
@@ -49,6 +50,12 @@ class Newborns(Locks):
         self._offer(found.ino)
         return found
 
+    async def getattr(self, ino: int) -> Found:
+        found = await super().getattr(ino)
+        if self.ahead is not None and is_directory(found.inode):
+            self.ahead.show(*found)
+        return found
+
     def _offer(self, directory: int) -> None:
         """Somebody has made something there, or the directory itself: more may follow."""
         ahead = self.ahead
@@ -62,8 +69,10 @@ class Newborns(Locks):
             return
         with self._session.view() as txn:
             names = [name for name, _ in islice(Rows(txn).entries(directory), _MOST_NAMES + 1)]
-        if len(names) <= _MOST_NAMES:
+            inode = Rows(txn).inode(directory)
+        if len(names) <= _MOST_NAMES and inode is not None:
             ahead.directory(directory, lease, names)
+            ahead.show(directory, inode)
 
     def rely(self) -> None:
         """Let the front go on for as long as it may."""

@@ -19,7 +19,7 @@ from s3vfs.errors import ReadOnly
 from s3vfs.filesystem import Birth, Births, Found
 from s3vfs.fuse.attributes import BLOCK_SIZE_BYTES
 from s3vfs.fuse.libfuse import interpose, missing, pyfuse3
-from s3vfs.namespace.rows import LeaseId
+from s3vfs.namespace.rows import Inode, LeaseId
 from s3vfs.session.front_log import FILE_BYTES, HEADER_BYTES, FrontLog
 from s3vfs.session.reliant import Reliant
 
@@ -52,7 +52,7 @@ class Reckoning(Protocol):
     def wrote(self, ino: int) -> None: ...
 
     def gave_newborn(
-        self, ino: int, *, made: bool, written: bool, given: tuple[int, ...] | None, found: Found | None
+        self, ino: int, *, parent: int, written: bool, given: tuple[int, ...] | None, found: Found | None
     ) -> None: ...
 
 
@@ -111,7 +111,7 @@ class NativeFront:
         found = self._filesystem.born(taken, birth)
         self._kernel.gave_newborn(
             taken.ino,
-            made=birth.name is not None,
+            parent=birth.parent if birth.name is not None else 0,
             written=bool(taken.ranges),
             given=birth.given,
             found=found,
@@ -157,6 +157,11 @@ class NativeFront:
     def directory(self, ino: int, lease: LeaseId, names: Iterable[bytes]) -> None:
         assert interpose is not None
         interpose.directory(ino, *lease, names)
+
+    def show(self, ino: int, inode: Inode) -> None:
+        assert interpose is not None
+        times = (inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
+        interpose.show(ino, inode.mode, inode.uid, inode.gid, inode.nlink, *times)
 
     def trust(self, until_ns: int, closing_bytes: int, file_bytes: int) -> None:
         assert interpose is not None

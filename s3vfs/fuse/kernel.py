@@ -154,12 +154,14 @@ class KernelCache:
             self._given_open[ino] = found
 
     def gave_newborn(
-        self, ino: int, *, made: bool, written: bool, given: tuple[int, ...] | None, found: Found | None
+        self, ino: int, *, parent: int, written: bool, given: tuple[int, ...] | None, found: Found | None
     ) -> None:
-        """The front has answered requests about a file that it has made. `given`: what it gave last of its attributes,
+        """The front has answered requests about a file that it has made. `parent`: the directory, if that was now;
+        attributes of it were perhaps given as well. `given`: what it gave last of its attributes,
         since the kernel has written to it; `found`: what they are."""
-        if made:
+        if parent:
             self._given.add(ino)
+            self._given.add(parent)
             self._pages.add(ino)
         if written or given is None:
             self._given_open.pop(ino, None)

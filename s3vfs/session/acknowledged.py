@@ -148,6 +148,7 @@ class Acknowledged:
             self.reliant.named(op.new_parent, op.new_name)
             parents = (op.parent, op.new_parent)
         elif isinstance(op, Unlink | Rmdir):
+            self.reliant.named(op.parent, b"")
             parents = (op.parent,)
         for ino in inodes_of(op):
             if ino not in parents:

@@ -12,7 +12,7 @@ class Reliant(Protocol):
     have no checkpoint."""
 
     def named(self, directory: int, name: bytes) -> None:
-        """The directory may have that name from now on."""
+        """The directory changes, and may have that name from now on; empty: it has no new one."""
         ...
 
     def estrange(self, ino: int) -> None:

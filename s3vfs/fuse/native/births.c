@@ -2,7 +2,7 @@
  *
  *   LOOKUP    of a name that a directory does not have: ENOENT
  *   CREATE    there: the next of the files that Python has prepared (`stock`)
- *   SETATTR   of mode, owner and times; FLUSH; RELEASE; of such a file, until somebody else has a say in it
+ *   SETATTR   of mode, owner and times; GETATTR; FLUSH; RELEASE; of such a file, until somebody else has a say in it
  *
  * The conditions are Python's: which directories, under which lease, for how long it may rely on its leases (R8), how
  * many bytes may be closed. It withdraws what does not hold any more before the next request is read, since all that
@@ -34,7 +34,8 @@
 #define SECOND_NS 1000000000LL
 #define UNSET INT64_MIN
 #define SECTOR_BYTES 512
-#define ALLOCATION_BYTES 4096 /* fuse/attributes.py */
+#define ALLOCATION_BYTES 4096 /* fuse/attributes.py, likewise */
+#define DIRECTORY_BYTES 4096
 
 /* namespace/ops.py: SetattrMask */
 #define MASK_MODE 1
@@ -53,7 +54,7 @@
 #endif
 #define HANDLES (1ULL << 62) /* ours begin here, Python's at 1 */
 
-u64 taken_births, taken_lookups, taken_changes, taken_closes;
+u64 taken_births, taken_lookups, taken_changes, taken_closes, taken_looks;
 
 static i64 until_ns;           /* CLOCK_BOOTTIME: so long leases may be relied on */
 static i64 closing, close_most; /* bytes that may be closed, altogether and in one file */
@@ -73,10 +74,14 @@ static i64 later(i64 one, i64 other)
 
 /* -- directories --------------------------------------------------------------------------------------------------- */
 
-/* Hashes of all names that it may have: one that is not among them is not there. Never 0, which is an empty place. */
+/* `names`: hashes of all that it may have: one that is not among them is not there. Never 0, which is an empty place.
+ * `shown`: the attributes are its own. The kernel forgets them with each birth, and looks at them for the next one. */
 typedef struct Directory {
     u64 ino;
     Lease lease;
+    int shown;
+    uint32_t mode, uid, gid, links;
+    i64 atime_ns, mtime_ns, ctime_ns, born_ns; /* the last birth's, CLOCK_BOOTTIME */
     u64 *names;
     size_t count, places; /* a power of 2 */
     struct Directory *next;
@@ -211,22 +216,27 @@ static void split(i64 time_ns, uint64_t *seconds, uint32_t *nanoseconds)
     *nanoseconds = (uint32_t)(time_ns - whole * SECOND_NS);
 }
 
-static void fill(struct fuse_attr *attr, const Stream *stream)
+static void fill(struct fuse_attr *attr, u64 ino, i64 size, i64 atime_ns, i64 mtime_ns, i64 ctime_ns)
+{
+    memset(attr, 0, sizeof *attr);
+    attr->ino = ino;
+    attr->size = (uint64_t)size;
+    attr->blocks = (uint64_t)((size + ALLOCATION_BYTES - 1) / ALLOCATION_BYTES * (ALLOCATION_BYTES / SECTOR_BYTES));
+    split(atime_ns, &attr->atime, &attr->atimensec);
+    split(mtime_ns, &attr->mtime, &attr->mtimensec);
+    split(ctime_ns, &attr->ctime, &attr->ctimensec);
+    attr->blksize = block_size;
+}
+
+static void fill_newborn(struct fuse_attr *attr, const Stream *stream)
 {
     const Birth *birth = &stream->birth;
 
-    memset(attr, 0, sizeof *attr);
-    attr->ino = stream->ino;
-    attr->size = (uint64_t)birth->size;
-    attr->blocks = (uint64_t)((birth->size + ALLOCATION_BYTES - 1) / ALLOCATION_BYTES * (ALLOCATION_BYTES / SECTOR_BYTES));
-    split(birth->atime_ns, &attr->atime, &attr->atimensec);
-    split(birth->mtime_ns, &attr->mtime, &attr->mtimensec);
-    split(ctime_of(birth), &attr->ctime, &attr->ctimensec);
+    fill(attr, stream->ino, birth->size, birth->atime_ns, birth->mtime_ns, ctime_of(birth));
     attr->mode = birth->mode;
     attr->nlink = 1;
     attr->uid = birth->uid;
     attr->gid = birth->gid;
-    attr->blksize = block_size;
 }
 
 int births_may_write(const Stream *stream)
@@ -323,6 +333,9 @@ static int take_create(int fd, const struct fuse_in_header *header, const struct
         return 0;
     }
     from_stock();
+    directory->mtime_ns = later(now_ns, directory->mtime_ns + 1);
+    directory->ctime_ns = later(now_ns, directory->ctime_ns + 1);
+    directory->born_ns = front_now(CLOCK_BOOTTIME);
     stream->birth.news = MADE;
     stream->birth.handle = HANDLES | ++last_handle;
     entry.nodeid = stream->ino;
@@ -330,11 +343,54 @@ static int take_create(int fd, const struct fuse_in_header *header, const struct
     entry.entry_valid_nsec = (uint32_t)(entry_ns % SECOND_NS);
     entry.attr_valid = (uint64_t)(attributes_ns / SECOND_NS);
     entry.attr_valid_nsec = (uint32_t)(attributes_ns % SECOND_NS);
-    fill(&entry.attr, stream);
+    fill_newborn(&entry.attr, stream);
     opened.fh = stream->birth.handle;
     taken_births++;
     front_answer(fd, header->unique, 0, &entry, sizeof entry, &opened, sizeof opened);
     Py_DECREF(stream); /* it is listed */
+    return 1;
+}
+
+static void answer_attributes(int fd, const struct fuse_in_header *header, struct fuse_attr_out *reply, i64 valid_ns)
+{
+    reply->attr_valid = (uint64_t)(valid_ns / SECOND_NS);
+    reply->attr_valid_nsec = (uint32_t)(valid_ns % SECOND_NS);
+    front_answer(fd, header->unique, 0, reply, sizeof *reply, NULL, 0);
+}
+
+/* Python remembers from the birth on, so a little longer, what the kernel has. */
+static int take_getattr_directory(int fd, const struct fuse_in_header *header, const Directory *directory)
+{
+    struct fuse_attr_out reply = {0};
+
+    if (!directory->shown || !trusted() || attributes_ns <= SECOND_NS ||
+        front_now(CLOCK_BOOTTIME) - directory->born_ns >= SECOND_NS)
+        return 0;
+    fill(&reply.attr, directory->ino, DIRECTORY_BYTES, directory->atime_ns, directory->mtime_ns, directory->ctime_ns);
+    reply.attr.mode = directory->mode;
+    reply.attr.nlink = directory->links;
+    reply.attr.uid = directory->uid;
+    reply.attr.gid = directory->gid;
+    taken_looks++;
+    answer_attributes(fd, header, &reply, attributes_ns - SECOND_NS);
+    return 1;
+}
+
+static int take_getattr(int fd, const struct fuse_in_header *header)
+{
+    struct fuse_attr_out reply = {0};
+    Stream *stream = front_find(header->nodeid);
+    Directory *directory = stream ? NULL : *place_of(header->nodeid);
+
+    if (directory)
+        return take_getattr_directory(fd, header, directory);
+    if (!stream || !stream->birth.own || !stream->birth.whole || !trusted() || !front_list(stream))
+        return 0;
+    stream->birth.news |= SHOWN;
+    stream->birth.given = 1;
+    taken_looks++;
+    fill_newborn(&reply.attr, stream);
+    answer_attributes(fd, header, &reply, attributes_ns);
     return 1;
 }
 
@@ -414,11 +470,9 @@ static int take_setattr(int fd, const struct fuse_in_header *header, const struc
     if (event.mask && !write_down(CHANGED, &event, ""))
         return 0;
     stream->birth = next;
-    reply.attr_valid = (uint64_t)(attributes_ns / SECOND_NS);
-    reply.attr_valid_nsec = (uint32_t)(attributes_ns % SECOND_NS);
-    fill(&reply.attr, stream);
     taken_changes++;
-    front_answer(fd, header->unique, 0, &reply, sizeof reply, NULL, 0);
+    fill_newborn(&reply.attr, stream);
+    answer_attributes(fd, header, &reply, attributes_ns);
     return 1;
 }
 
@@ -473,6 +527,8 @@ int births_take(int fd, const char *request, size_t size)
         return size > sizeof(struct fuse_create_in) + 1 && !body[size - 1] &&
                take_create(fd, header, (const void *)body, body + sizeof(struct fuse_create_in),
                            size - sizeof(struct fuse_create_in) - 1);
+    case FUSE_GETATTR:
+        return size == sizeof(struct fuse_getattr_in) && take_getattr(fd, header);
     case FUSE_SETATTR:
         return size == sizeof(struct fuse_setattr_in) && take_setattr(fd, header, (const void *)body);
     case FUSE_FLUSH:
@@ -576,8 +632,33 @@ static PyObject *add_named(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "Ky#:named", &ino, &name, &size))
         return NULL;
     place = place_of(ino);
-    if (*place && !add_name(*place, hash_of(name, (size_t)size)))
-        forget_directory(place);
+    if (*place) {
+        (*place)->shown = 0;
+        if (size && !add_name(*place, hash_of(name, (size_t)size)))
+            forget_directory(place);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *show_directory(PyObject *module, PyObject *args)
+{
+    Directory *directory, seen;
+    u64 ino;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "KIIIILLL:show", &ino, &seen.mode, &seen.uid, &seen.gid, &seen.links, &seen.atime_ns,
+                          &seen.mtime_ns, &seen.ctime_ns))
+        return NULL;
+    if ((directory = *place_of(ino))) {
+        directory->shown = 1;
+        directory->mode = seen.mode;
+        directory->uid = seen.uid;
+        directory->gid = seen.gid;
+        directory->links = seen.links;
+        directory->atime_ns = seen.atime_ns;
+        directory->mtime_ns = seen.mtime_ns;
+        directory->ctime_ns = seen.ctime_ns;
+    }
     Py_RETURN_NONE;
 }
 
@@ -713,7 +794,7 @@ static PyObject *map_page(PyObject *module, PyObject *args)
 
 void births_begin(void)
 {
-    taken_births = taken_lookups = taken_changes = taken_closes = 0;
+    taken_births = taken_lookups = taken_changes = taken_closes = taken_looks = 0;
 }
 
 void births_end(void)
@@ -728,7 +809,8 @@ void births_end(void)
 static PyMethodDef functions[] = {
     {"directory", learn_directory, METH_VARARGS, "Files may be made in it: inode, lease's seq and index, all its names."},
     {"knows", knows_directory, METH_VARARGS, "Whether files may be made in this directory."},
-    {"named", add_named, METH_VARARGS, "The directory may have that name now: inode, name."},
+    {"named", add_named, METH_VARARGS, "The directory has changed, and may have that name now: inode, name or nothing."},
+    {"show", show_directory, METH_VARARGS, "Its attributes: inode, mode, uid, gid, links, atime, mtime, ctime (ns)."},
     {"estrange", estrange, METH_VARARGS, "Leave everything about this inode to Python."},
     {"lease_over", lease_over, METH_VARARGS, "Leave to Python what this lease covers: seq, index."},
     {"distrust", distrust, METH_NOARGS, "Leave everything to Python."},

@@ -611,9 +611,9 @@ PyObject *front_counts(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsK}", "writes", taken_writes, "written_bytes", taken_bytes, "xattrs",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsK}", "writes", taken_writes, "written_bytes", taken_bytes, "xattrs",
                          taken_xattrs, "looks", looks, "vain_looks", vain_looks, "creates", taken_births, "lookups",
-                         taken_lookups, "setattrs", taken_changes, "closes", taken_closes);
+                         taken_lookups, "setattrs", taken_changes, "closes", taken_closes, "getattrs", taken_looks);
 }
 
 int front_add_types(PyObject *module)

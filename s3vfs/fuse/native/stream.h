@@ -17,6 +17,7 @@ typedef long long i64;
 #define CHANGED 2
 #define CLOSED 4
 #define RELEASED 8
+#define SHOWN 16 /* the kernel has been given its attributes */
 
 /* A lease, by its id in the journal. */
 typedef struct Lease {
@@ -31,7 +32,7 @@ typedef struct Birth {
     int whole;    /* its bytes are [0, size), all of them unpublished */
     int dated;    /* its access time was set after bytes were written: their publishing takes an op more */
     int given;    /* the kernel has these attributes since the last write */
-    int news;     /* MADE, CHANGED, CLOSED, RELEASED */
+    int news;     /* MADE, CHANGED, CLOSED, RELEASED, SHOWN */
     uint32_t mask; /* of CHANGED: SetattrMask's bits */
     u64 parent, handle;
     Lease lease;
@@ -75,6 +76,6 @@ void births_told(int all);
 void births_begin(void);
 void births_end(void);
 int births_add(PyObject *module);
-extern u64 taken_births, taken_lookups, taken_changes, taken_closes;
+extern u64 taken_births, taken_lookups, taken_changes, taken_closes, taken_looks;
 
 #endif
