@@ -29,9 +29,12 @@ class Newborn:
         self._upkeep = upkeep
         self._fronting = fronting
         self._prepared: dict[int, WorkingFile] = {}
+        self._born = 0
 
     def prepare(self, ino: int) -> Stream | None:
         """A file that nobody has made yet, under a new number: how the front may write to it. None: it may not now."""
+        if self._born:
+            self._upkeep.stock_up()
         working = self._upkeep.place(ino)
         stream = self._fronting.prepare(working)
         if stream is not None:
@@ -51,6 +54,7 @@ class Newborn:
 
     def born(self, ino: int, *, writable: bool) -> None:
         """It has been made; `writable`: and a handle of it is open."""
+        self._born += 1
         file = self._files[ino] = OpenFile(ino, self._prepared.pop(ino))
         if writable:
             file.writers = file.cached = 1

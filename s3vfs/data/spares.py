@@ -2,7 +2,8 @@
 
 A small file would else have two local files made and deleted within a second. That is dear everywhere, and dearest on
 ext4 without a journal, which looks for an inode that was not deleted lately: up to half a millisecond for each. Only
-names are kept, no descriptors: opening a file that is there costs little.
+names are kept, no descriptors: opening a file that is there costs little. Who makes many files finds local ones made
+ahead, by a worker thread.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +20,9 @@ _log = logging.getLogger(__name__)
 _NAME = re.compile("[0-9a-f]{16}")
 # As many as a second of acknowledged work may keep busy, of two files each.
 _MOST = 1024
+# Where many files are made, so many are made ahead, in steps.
+_AHEAD = 256
+_STEP = 32
 
 
 class Spares:
@@ -38,6 +43,22 @@ class Spares:
     def take(self) -> str | None:
         """A name whose files are there, both empty, for whoever asks."""
         return self._free.pop() if self._free else None
+
+    @property
+    def few(self) -> bool:
+        """Whether more should be made for who makes many files."""
+        return len(self._free) < _AHEAD // 2
+
+    def some(self) -> list[str]:
+        """Names for `make`; none where there are enough."""
+        return [self.new() for _ in range(_STEP)] if len(self._free) < _AHEAD else []
+
+    @staticmethod
+    def make(names: Sequence[str]) -> None:
+        """Both files of each, to be given afterwards. Blocks. Raises OSError."""
+        for name in names:
+            for path in (name, f"{name}.log"):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     @property
     def wanted(self) -> bool:

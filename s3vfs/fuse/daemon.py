@@ -57,7 +57,7 @@ THREADS = 40
 OPEN_FILES = 65_536
 
 # Objects made, less those freed, after which the youngest are collected: Python's 700 are one or two requests.
-_COLLECT_AFTER = 10_000
+_COLLECT_AFTER = 50_000
 
 # How often waiting commands hear how much is left.
 _PROGRESS_S = 0.2
