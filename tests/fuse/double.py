@@ -13,6 +13,11 @@ The root has the files a and b. What happens to a request is written on it, so t
     open of a                 where there is a file NOTES.backing, the kernel is to read and write that
     open of b                 where there is a file NOTES.front, the front is to take writes: NOTES.front is JSON, the
                               names of the working file and of its log, span_bytes and allow_bytes
+    look-up of births         where there is a file NOTES.births, the front is to make files in the root: it has as many
+                              in stock, from inode 100 on, may rely on lease 7.1 for a minute, and may close a MiB
+    getxattr                  user.strange: estranges inode 100; user.over: lease 7.1 is over; user.distrust: nothing
+                              is relied on any more
+    a birth                   with NOTES.bug, what the front tells of it meets a bug
 
 Each call becomes a line of JSON in NOTES. So does what the front has taken; with NOTES.halt it takes no more then.
 """
@@ -25,6 +30,7 @@ import os
 import signal
 import stat
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -35,12 +41,25 @@ import trio
 from s3vfs.data.protocol import Taken
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.errors import PosixError, StoreUnreachable
-from s3vfs.filesystem import Caller, Conflict, Filesystem, Found, Lent, LockKind, Statistics
+from s3vfs.filesystem import (
+    Birth,
+    Births,
+    Caller,
+    Conflict,
+    Filesystem,
+    Found,
+    Lent,
+    LockKind,
+    NewAttributes,
+    Statistics,
+)
 from s3vfs.fuse.front import NativeFront
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.fuse.serve import serve
 from s3vfs.namespace.rows import ROOT_INO, Inode
+from s3vfs.session.front_log import FrontLog
+from s3vfs.session.reliant import Reliant
 
 if TYPE_CHECKING:
     from s3vfs.fuse.native._interpose import Stream
@@ -51,7 +70,15 @@ _FILE = Inode(stat.S_IFREG | 0o666, 0, 0, 1, 16384, 0, 0, 0, 0, 0, 0, 0, 0, b"")
 
 
 class Session:
+    """`folder`: where the front writes down what it answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
     def touch(self) -> None: ...
+
+    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> FrontLog:
+        return FrontLog.create(self._folder, 5, 1, "boot")
 
     def listen(self, callback: Callable[..., None], *, reloaded: Callable[[], None] | None = None) -> None: ...
 
@@ -70,6 +97,12 @@ class Double:
         self._stream: Stream | None = None
         self._handles: dict[int, int] = {}
         self._last = 0
+        self.folder = notes.parent
+        self.ahead: Births | None = None
+        self.walked: Callable[[], bool] = lambda: False
+        self._births = notes.with_suffix(".births")
+        self._bug = notes.with_suffix(".bug")
+        self._stock: list[Stream] = []
 
     def note(self, call: str, **details: Any) -> None:
         self._notes.write(json.dumps({"call": call, **details}) + "\n")
@@ -100,7 +133,10 @@ class Double:
         return self._handles[handle]
 
     async def lookup(self, parent: int, name: bytes) -> Found:
+        if name == b"births" and self._births.exists():
+            self._teach(int(self._births.read_text()))
         if name not in _FILES:
+            self.note("lookup", name=name.decode())
             raise PosixError(errno.ENOENT)
         return Found(_FILES[name], _FILE)
 
@@ -112,6 +148,12 @@ class Double:
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         self.note("getxattr", ino=ino, name=name.decode())
+        if name == b"user.strange":
+            self.front.estrange(100)
+        elif name == b"user.over":
+            self.front.lease_over((7, 1))
+        elif name == b"user.distrust":
+            self.front.distrust()
         raise PosixError(errno.ENODATA)
 
     async def open(
@@ -122,6 +164,45 @@ class Double:
         if ino == _FILES[b"b"] and self._fronted.exists():
             self._arm()
         return self._last
+
+    def _teach(self, count: int) -> None:
+        assert self.ahead is not None
+        self.ahead.directory(ROOT_INO, (7, 1), _FILES)
+        self.ahead.show(ROOT_INO, _ROOT)
+        self.ahead.trust(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 10**9, 1 << 20, 1 << 20)
+        self.front.allow((1 << 20) - self.front.allow(0))
+        for ino in range(100, 100 + count):
+            stream = self.front.stream(ino)
+            log = RangeLog(self.folder / f"{ino}.log", ino, "boot", 5, left_behind=False)
+            paths = (os.fsencode(self.folder / f"{ino}"), os.fsencode(log.name))
+            stream.arm_new(*paths, log.header(1), 1 << 20)
+            stream.set_plain(True)
+            self._stock.append(stream)
+            self.ahead.stock(stream)
+
+    def born(self, taken: Taken, birth: Birth) -> Found | None:
+        details = birth._asdict() | {"name": None if birth.name is None else birth.name.decode()}
+        self.note("born", ino=taken.ino, ranges=taken.ranges, **details)
+        if self._bug.exists():
+            raise KeyError("a bug")
+        if birth.name is not None:
+            self._handles[birth.handle] = taken.ino
+        if birth.what & 8:
+            del self._handles[birth.handle]
+        return None
+
+    def rely(self) -> None: ...
+
+    def unprepare(self, ino: int) -> None:
+        self.note("unprepare", ino=ino)
+
+    async def setattr(self, ino: int, new: NewAttributes, caller: Caller, *, by_handle: bool = False) -> Found:
+        self.note("setattr", ino=ino, mode=new.mode)
+        return Found(ino, _FILE)
+
+    async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[int, Found]:
+        self.note("create", name=name.decode())
+        raise PosixError(errno.EROFS)
 
     def expect_writes(self, handle: int, made: Found) -> None: ...
 
@@ -263,7 +344,7 @@ async def run(double: Double, mountpoint: str) -> None:
             nursery.start_soon(stop)
             await serve(
                 cast(Filesystem, double),
-                Session(),
+                Session(double.folder),
                 mountpoint,
                 options=MountOptions(source="double"),
                 ready=partial(double.note, "ready"),

@@ -165,6 +165,7 @@ typedef struct Event {
 
 static char *page; /* NULL: nothing can be, and so nothing is answered */
 static size_t page_size, page_first, page_used;
+static int kept; /* something of it was told in vain: it stays for the next daemon, and so does what follows */
 
 static int write_down(uint32_t kind, const Event *event, const char *name)
 {
@@ -184,7 +185,8 @@ static int write_down(uint32_t kind, const Event *event, const char *name)
 
 void births_told(int all)
 {
-    if (page && all && page_used > page_first) {
+    kept |= !all;
+    if (page && !kept && page_used > page_first) {
         page_used = page_first;
         __atomic_store_n((uint32_t *)(page + page_first), 0, __ATOMIC_RELEASE);
     }
@@ -789,6 +791,7 @@ static PyObject *map_page(PyObject *module, PyObject *args)
     page = mapped;
     page_size = (size_t)size;
     page_first = page_used = (size_t)first;
+    kept = 0;
     Py_RETURN_NONE;
 }
 
