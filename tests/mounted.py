@@ -62,7 +62,8 @@ class Mount:
     """One mount of `url`. `path` is its mountpoint; it can be used once `start` has returned.
 
     `options` are those of `s3vfs mount`. The same object can be started again after a kill: its cache, and with it its
-    session, is the same then.
+    session, is the same then. `command` and
+    `environment`: what is started, and what it finds there besides ours.
     """
 
     def __init__(
@@ -75,8 +76,9 @@ class Mount:
         self.errors = folder / "stderr"
         self._log_from = 0
         self.quiet = quiet
+        self.command = _COMMAND
         self._options = options
-        self._environment = environment
+        self.environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self.path.mkdir(parents=True)
 
@@ -86,12 +88,12 @@ class Mount:
         with open(self.errors, "ab") as errors:
             self._process = subprocess.Popen(
                 [
-                    *(*_COMMAND, "mount", self.url, str(self.path), "--foreground"),
+                    *(*self.command, "mount", self.url, str(self.path), "--foreground"),
                     *("--cache-dir", str(self.cache), "--log-file", str(self.log)),
                     *self._options,
                     *self._io(),
                 ],
-                env=_environment(self._environment),
+                env=_environment(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,

@@ -16,7 +16,7 @@ The root has the files a and b. What happens to a request is written on it, so t
     look-up of births         where there is a file NOTES.births, the front is to make files in the root: it has as many
                               in stock, from inode 100 on, may rely on lease 7.1 for a minute, and may close a MiB
     getxattr                  user.strange: estranges inode 100; user.over: lease 7.1 is over; user.distrust: nothing
-                              is relied on any more
+                              is relied on any more; user.expire: leases may be relied on until a moment ago
     a birth                   with NOTES.bug, what the front tells of it meets a bug
 
 Each call becomes a line of JSON in NOTES. So does what the front has taken; with NOTES.halt it takes no more then.
@@ -154,6 +154,8 @@ class Double:
             self.front.lease_over((7, 1))
         elif name == b"user.distrust":
             self.front.distrust()
+        elif name == b"user.expire" and self.ahead is not None:
+            self.ahead.trust(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - 1, 1 << 20, 1 << 20)
         raise PosixError(errno.ENODATA)
 
     async def open(
