@@ -41,7 +41,7 @@ from s3vfs.data.working import WorkingFile
 from s3vfs.errors import PosixError, S3vfsError
 from s3vfs.namespace.changes import Changes
 from s3vfs.namespace.ops import AnyOp, Append
-from s3vfs.namespace.rows import Inode, Rows
+from s3vfs.namespace.rows import Inode, LeaseId, Rows
 from s3vfs.namespace.verdict import COVERED
 
 if TYPE_CHECKING:
@@ -198,9 +198,9 @@ class Contents:
         """How many bytes may be closed now without waiting, altogether and in one file."""
         return self._newborn.closable()
 
-    def closed_ahead(self, ino: int) -> None:
+    def closed_ahead(self, ino: int, lease: LeaseId) -> None:
         """See `Newborn.closed_ahead`."""
-        self._newborn.closed_ahead(ino)
+        self._newborn.closed_ahead(ino, lease)
 
     def settle(self, ino: int) -> None:
         """All handles that the front has given out are gone again."""

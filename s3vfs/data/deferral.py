@@ -103,9 +103,10 @@ class Deferral:
 
     # -- closes -------------------------------------------------------------------------------------------------------
 
-    def acknowledge(self, file: OpenFile, more_bytes: int = 0) -> bool:
+    def acknowledge(self, file: OpenFile, more_bytes: int = 0, answered: LeaseId | None = None) -> bool:
         """Whether a close of the file, which has unpublished changes, may return now; or a write of `more_bytes`, which
-        are noted after this, before the next checkpoint. No checkpoint."""
+        are noted after this, before the next checkpoint. `answered`: it has returned, under that lease. No
+        checkpoint."""
         working = file.working
         due = self._due.get(file.ino)  # the batch has not been closed yet: it takes what is there then
         size_bytes = working.unpublished_bytes + more_bytes
@@ -118,7 +119,9 @@ class Deferral:
             return False
         if not self.pending(file.ino) and (file.publishing.locked() or working.undecided):
             return False
-        lease = self._session.close_of(file.ino)
+        if answered is not None:
+            self._session.note_close(file.ino, answered)
+        lease = answered or self._session.close_of(file.ino)
         if lease is None:
             return False
         self._add(file, lease, size_bytes)

@@ -14,6 +14,7 @@ from s3vfs.data.openfile import OpenFile
 from s3vfs.data.protocol import MIB, Stream
 from s3vfs.data.upkeep import Upkeep
 from s3vfs.data.working import WorkingFile
+from s3vfs.namespace.rows import LeaseId
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +65,11 @@ class Newborn:
         room_bytes = self._upkeep.deferral.room_bytes
         return room_bytes, min(room_bytes, _CLOSE_MOST_BYTES)
 
-    def closed_ahead(self, ino: int) -> None:
-        """A close was answered: its bytes are on their way together with the names, or else as soon as possible."""
+    def closed_ahead(self, ino: int, lease: LeaseId) -> None:
+        """A close was answered, under that lease: its bytes leave together with the names, or else as soon as
+        possible."""
         file = self._files[ino]
-        if not self._upkeep.close_at_once(file):
+        if not self._upkeep.close_at_once(file, lease):
             _log.info("inode %d: its close was answered, and waits for its record", ino)
             self._upkeep.publish_soon(file)
 

@@ -38,7 +38,7 @@ from s3vfs.data.upload import Uploader
 from s3vfs.data.whereabouts import path_of
 from s3vfs.data.working import WorkingFile
 from s3vfs.errors import PosixError, S3vfsError, SessionFenced, StoreUnreachable, acknowledged_lost
-from s3vfs.namespace.rows import Inode, Rows
+from s3vfs.namespace.rows import Inode, LeaseId, Rows
 from s3vfs.namespace.verdict import COVERED
 
 _log = logging.getLogger(__name__)
@@ -171,11 +171,11 @@ class Upkeep:
         if not self._close_found(file):
             await self.publish(file)
 
-    def close_at_once(self, file: OpenFile) -> bool:
-        """As `close`, where that needs no waiting, and nothing is to be told; False: nothing was done. No
-        checkpoint."""
+    def close_at_once(self, file: OpenFile, answered: LeaseId | None = None) -> bool:
+        """As `close`, where that needs no waiting, and nothing is to be told; False: nothing was done. `answered`: it
+        has been, under that lease. No checkpoint."""
         try:
-            return file.untold is None and self.images.harvest_at_once(file) and self._close_found(file)
+            return file.untold is None and self.images.harvest_at_once(file) and self._close_found(file, answered)
         except (OSError, LocalDiskError):
             return False  # `close` meets it again, and reports it
 
@@ -185,14 +185,14 @@ class Upkeep:
         due = file.failure is None and file.working.backed is None and self.deferral.due_of(file.ino)
         return due or self.close_at_once(file)
 
-    def _close_found(self, file: OpenFile) -> bool:
+    def _close_found(self, file: OpenFile, answered: LeaseId | None = None) -> bool:
         """The close of a file of which all writes are known."""
         if file.failure is not None:
             return False
         if not file.working.dirty:
             self.retire(file)
             return True
-        return not file.orphan and self.deferral.acknowledge(file)
+        return not file.orphan and self.deferral.acknowledge(file, answered=answered)
 
     async def _harvest(self, file: OpenFile) -> None:
         """See `Images.harvest`. What the disk has not kept is not published: what is there is spilled."""

@@ -241,8 +241,8 @@ class FileContents(Protocol):
         """How many bytes the front may close, altogether and in one file."""
         ...
 
-    def closed_ahead(self, ino: int) -> None:
-        """The front has answered a close."""
+    def closed_ahead(self, ino: int, lease: LeaseId) -> None:
+        """The front has answered a close under that lease."""
         ...
 
     def settle(self, ino: int) -> None:

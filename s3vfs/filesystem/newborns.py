@@ -8,6 +8,7 @@ What may not be relied on any more it hears from the session, before it answers 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import stat
 from itertools import islice
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 MADE, CHANGED, CLOSED, RELEASED = 1, 2, 4, 8
 
+# What the front may do is looked at again after this time, while it makes files: some ten of them.
+_RELY_S = 0.005
 # Names of one directory that the front is told: it keeps 16 bytes for each, and adds the new ones itself.
 _MOST_NAMES = 2_000
 # Files that are prepared: as many as a program makes before the next few can be.
@@ -39,6 +42,7 @@ class Newborns(Locks):
     """`ahead`: the front, where there is one that may make files."""
 
     ahead: Births | None = None
+    _relied_s = -math.inf
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[int, Found]:
         made = await super().create(parent, name, mode, flags, caller)
@@ -74,10 +78,14 @@ class Newborns(Locks):
             ahead.directory(directory, lease, names)
             ahead.show(directory, inode)
 
-    def rely(self) -> None:
-        """Let the front go on for as long as it may."""
+    def rely(self, *, again: bool = True) -> None:
+        """Let the front go on for as long as it may; without `again`, unless that was looked at a moment ago."""
         ahead = self.ahead
         assert ahead is not None
+        now_s = trio.current_time()
+        if not again and now_s < self._relied_s + _RELY_S:
+            return
+        self._relied_s = now_s
         until_ns = 0 if self.walked() else self._session.relied_on_until_ns()
         ahead.trust(until_ns, *self._contents.closable())
         if until_ns and ahead.stocked() < _STOCK_LOW:
@@ -102,7 +110,7 @@ class Newborns(Locks):
         if birth.what & CHANGED:
             self._change_born(ino, birth)
         if birth.what & CLOSED:
-            contents.closed_ahead(ino)
+            contents.closed_ahead(ino, birth.lease)
         if released and not birth.what & MADE:
             if not self.release_at_once(birth.handle):
                 trio.lowlevel.spawn_system_task(self._release_late, birth.handle)

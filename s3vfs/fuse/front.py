@@ -41,9 +41,7 @@ class Bearing(Protocol):
 
     def born(self, taken: Taken, birth: Birth) -> Found | None: ...
 
-    def rely(self) -> None: ...
-
-    def is_open(self, ino: int) -> bool: ...
+    def rely(self, *, again: bool = True) -> None: ...
 
 
 class Reckoning(Protocol):
@@ -116,7 +114,7 @@ class NativeFront:
             given=birth.given,
             found=found,
         )
-        self._filesystem.rely()
+        self._filesystem.rely(again=False)
 
     # -- files that it makes by itself --------------------------------------------------------------------------------
 

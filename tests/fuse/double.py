@@ -193,7 +193,7 @@ class Double:
             del self._handles[birth.handle]
         return None
 
-    def rely(self) -> None: ...
+    def rely(self, *, again: bool = True) -> None: ...
 
     def unprepare(self, ino: int) -> None:
         self.note("unprepare", ino=ino)
