@@ -1,6 +1,6 @@
-"""What interpose.c, passthrough.c and front.c show to Python."""
+"""What interpose.c, passthrough.c, front.c and births.c show to Python."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import final
 
 @final
@@ -72,8 +72,53 @@ def allow(more_bytes: int, /) -> int:
     """All streams together may take so many bytes more. How many that are now."""
 
 def front_counts() -> dict[str, int]:
-    """What was answered in this session: writes, written_bytes, xattrs; how often the front looked again for a request
+    """What was answered in this session: writes, written_bytes, xattrs; of files that the front has made: creates,
+    lookups, getattrs, setattrs, closes; how often the front looked again for a request
     (looks), and how often there was none (vain_looks)."""
+
+# -- files that the front makes by itself: see births.c ---------------------------------------------------------------
+
+def write_down(fd: int, first: int, size: int, /) -> None:
+    """Where answers are written down before they are given: a file of that size, mapped, from byte `first` on. Without
+    it none are. Raises OSError."""
+
+def replies(entry_ns: int, attributes_ns: int, block_bytes: int, /) -> None:
+    """How long the kernel may keep names and attributes; st_blksize."""
+
+def trust(until_ns: int, closing_bytes: int, file_bytes: int, /) -> None:
+    """Leases may be relied on until then, by CLOCK_BOOTTIME; 0: not at all. So many bytes may be closed, altogether and
+    in one file."""
+
+def distrust() -> None:
+    """Everything is Python's: no directory is known, and no file that was made before."""
+
+def directory(ino: int, lease_seq: int, lease_index: int, names: Iterable[bytes], /) -> None:
+    """Files may be made in it. `names`: all that it has. Its attributes are Python's until `show`."""
+
+def knows(ino: int, /) -> bool:
+    """Whether files may be made in this directory."""
+
+def show(ino: int, mode: int, uid: int, gid: int, links: int, atime_ns: int, mtime_ns: int, ctime_ns: int, /) -> None:
+    """The attributes of such a directory, which from now on only the front's own doing changes, or `named`."""
+
+def named(ino: int, name: bytes, /) -> None:
+    """Such a directory is changed by others, and may have that name from now on; empty: no new one."""
+
+def estrange(ino: int, /) -> None:
+    """Others have a say in this file, or in the entries of this directory."""
+
+def lease_over(seq: int, index: int, /) -> None:
+    """What it covers is Python's."""
+
+def stock(stream: Stream, /) -> None:
+    """A file to be made, armed for its writes; of a higher inode than those before. Raises ValueError where there are
+    too many."""
+
+def unstock() -> int:
+    """Take the next one back: its inode, 0 where there is none."""
+
+def stocked() -> int:
+    """How many there are."""
 
 def install(
     handler: Callable[..., object] | None, passthrough: bool = False, noted: Callable[..., object] | None = None, /
@@ -96,7 +141,9 @@ def install(
 
     `noted`: it has a front, which calls this after it has taken writes, before anything else happens on that thread:
     inode, fd, log fd, the log's end, start and end of its last entry, the last write's time in ns, the ranges as a
-    tuple of (start, end). Without ranges it tells of files that it has made and could not write to. It may not raise.
+    tuple of (start, end), and news. Without ranges it tells of files that it has made and could not write to. News:
+    what it has done to a file that it has made, the fields of `filesystem.Birth`; else None. When it raises, what was
+    written down of the news stays.
     """
 
 def passthrough() -> bool:
