@@ -19,7 +19,7 @@ setup(
     ext_modules=[
         Extension(
             "s3vfs.fuse.native._interpose",
-            [f"s3vfs/fuse/native/{name}.c" for name in ("interpose", "passthrough", "front", "births")],
+            [f"s3vfs/fuse/native/{name}.c" for name in ("interpose", "passthrough", "front", "births", "readers")],
             depends=[f"s3vfs/fuse/native/{name}.h" for name in ("passthrough", "front", "stream")],
             # Only the functions that pyfuse3 is to find are visible from outside.
             extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *libfuse("--cflags")],

@@ -16,6 +16,7 @@ from s3vfs.filesystem.contracts import (
     Lent,
     LockKind,
     NewAttributes,
+    Readers,
     Statistics,
 )
 from s3vfs.filesystem.directories import Directories
@@ -36,6 +37,7 @@ __all__ = [
     "Lent",
     "LockKind",
     "NewAttributes",
+    "Readers",
     "Statistics",
 ]
 

@@ -348,6 +348,18 @@ class Births(Protocol):
         ...
 
 
+class Readers(Protocol):
+    """A front that may answer the end of handles that only read: `fuse.front.NativeFront`."""
+
+    def reader(self, ino: int, handle: int) -> None:
+        """The end of this handle needs nothing, unless somebody asks for a lock."""
+        ...
+
+    def no_readers(self, ino: int) -> None:
+        """That does not hold any more of any handle of the inode."""
+        ...
+
+
 class Caller(NamedTuple):
     """Who asks: effective ids, thread id and umask."""
 

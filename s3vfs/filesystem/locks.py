@@ -17,7 +17,7 @@ from typing import NamedTuple
 import trio
 
 from s3vfs.errors import PosixError, S3vfsError, StoreError
-from s3vfs.filesystem.contracts import Conflict, FileContents, FilesystemSession, LockKind
+from s3vfs.filesystem.contracts import Conflict, FileContents, FilesystemSession, LockKind, Readers
 from s3vfs.filesystem.files import Files
 from s3vfs.filesystem.lock_keeper import Job, LockKeeper, Run, whole
 from s3vfs.filesystem.lock_owners import Owner, Owners
@@ -48,7 +48,10 @@ class _Request(NamedTuple):
 
 
 class Locks(Files):
-    """lock, test_lock, and what closes mean for locks. A read-only mount has no session, and so no locks (ENOLCK)."""
+    """lock, test_lock, and what closes mean for locks. A read-only mount has no session, and so no locks (ENOLCK).
+    `readers`: who answers the end of handles that only read, where there is one."""
+
+    readers: Readers | None = None
 
     def __init__(self, session: FilesystemSession, contents: FileContents, *, read_only: bool = False) -> None:
         super().__init__(session, contents, read_only=read_only)
@@ -78,6 +81,8 @@ class Locks(Files):
         ENOLCK: too many, or the mount is read-only. UNLOCK publishes; it raises what prevents that.
         """
         ino = self._file(handle).ino
+        if self.readers is not None:  # any close of the file gives up what its process has locked
+            self.readers.no_readers(ino)
         if self._read_only:
             raise PosixError(errno.ENOLCK)
         if flock:
@@ -95,6 +100,12 @@ class Locks(Files):
             number_kind = (0 if flock else FCNTL) | (EXCLUSIVE if kind is LockKind.EXCLUSIVE else 0)
             await self._acquire(asking, ino, Lock(ino, asking.number, start, end, number_kind, wait))
             await self._contents.catch_up(ino)
+
+    def given_out(self, handle: int) -> None:
+        """The handle goes to the kernel, whose requests about its end may be answered without a call."""
+        file = self._file(handle)
+        if self.readers is not None and not file.writable and not self._lockers:
+            self.readers.reader(file.ino, handle)
 
     async def test_lock(self, handle: int, owner: int, start: int, end: int, kind: LockKind) -> Conflict | None:
         """F_GETLK: the first lock in the way of such a request, None where there is none. Always on a fresh view."""

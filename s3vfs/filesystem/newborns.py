@@ -112,11 +112,15 @@ class Newborns(Locks):
         if birth.what & CLOSED:
             contents.closed_ahead(ino, birth.lease)
         if released and not birth.what & MADE:
-            if not self.release_at_once(birth.handle):
-                trio.lowlevel.spawn_system_task(self._release_late, birth.handle)
+            self.released(birth.handle)
         elif released:
             contents.settle(ino)
         return None if birth.given is None else self.peek(ino)
+
+    def released(self, handle: int) -> None:
+        """The front has answered the end of the handle. No checkpoint."""
+        if not self.release_at_once(handle):
+            trio.lowlevel.spawn_system_task(self._release_late, handle)
 
     async def _release_late(self, handle: int) -> None:
         """The end of a handle that has to wait for something: nobody waits for it."""

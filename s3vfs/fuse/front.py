@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import trio
 
 from s3vfs.data.protocol import Stream, Taken
 from s3vfs.errors import ReadOnly
-from s3vfs.filesystem import Birth, Births, Found
+from s3vfs.filesystem import Birth, Births, Found, Readers
 from s3vfs.fuse.attributes import BLOCK_SIZE_BYTES
 from s3vfs.fuse.libfuse import interpose, missing, pyfuse3
 from s3vfs.namespace.rows import Inode, LeaseId
@@ -38,8 +38,13 @@ class Bearing(Protocol):
     """The part of Filesystem that is told."""
 
     ahead: Births | None
+    readers: Readers | None
 
     def born(self, taken: Taken, birth: Birth) -> Found | None: ...
+
+    def released(self, handle: int) -> None: ...
+
+    def ino_of(self, handle: int) -> int: ...
 
     def rely(self, *, again: bool = True) -> None: ...
 
@@ -48,6 +53,8 @@ class Reckoning(Protocol):
     """The part of KernelCache that is told."""
 
     def wrote(self, ino: int) -> None: ...
+
+    def released(self, ino: int) -> None: ...
 
     def gave_newborn(
         self, ino: int, *, parent: int, written: bool, given: tuple[int, ...] | None, found: Found | None
@@ -93,7 +100,11 @@ class NativeFront:
         return allowed
 
     def noted(self, *told: Any) -> None:
-        """What the extension calls, with the fields of `Taken`, and with those of a `Birth` or None."""
+        """What the extension calls, with the fields of `Taken`, and with those of a `Birth` or None; or with the
+        handles of readers that have ended."""
+        if len(told) == 1:
+            self._ended(told[0])
+            return
         *stored, news = told
         taken = Taken(*stored)
         if news is None:
@@ -116,6 +127,14 @@ class NativeFront:
         )
         self._filesystem.rely(again=False)
 
+    def _ended(self, handles: Sequence[int]) -> None:
+        assert self._filesystem is not None
+        assert self._kernel is not None
+        for handle in handles:
+            ino = self._filesystem.ino_of(handle)
+            self._filesystem.released(handle)
+            self._kernel.released(ino)
+
     # -- files that it makes by itself --------------------------------------------------------------------------------
 
     def serve(
@@ -124,6 +143,8 @@ class NativeFront:
         """Before the mount: who is told, and, unless writers get the files themselves (`--io passthrough`), let it make
         files. `entry_ns`, `attributes_ns`: how long the kernel may keep names and attributes."""
         self._filesystem, self._session, self._kernel = filesystem, session, kernel
+        if self.available:
+            filesystem.readers = self
         if not self._makes or not self.available:
             return
         assert interpose is not None
@@ -146,6 +167,14 @@ class NativeFront:
         if ino:
             self._contents.unprepare(ino)
         return ino
+
+    def reader(self, ino: int, handle: int) -> None:
+        assert interpose is not None
+        interpose.reader(ino, handle)
+
+    def no_readers(self, ino: int) -> None:
+        assert interpose is not None
+        interpose.no_readers(ino)
 
     def knows(self, directory: int) -> bool:
         assert interpose is not None

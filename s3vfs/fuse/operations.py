@@ -244,7 +244,9 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_TRUNC:
             self._kernel.wrote(inode)
         await self._kernel.attributes_withdrawn(inode)
-        return await self._file_info(handle, inode, flags)
+        info = await self._file_info(handle, inode, flags)
+        self._filesystem.given_out(handle)
+        return info
 
     @contextlib.contextmanager
     def _opening(self, ino: int, thread: int, *, sized: bool = False) -> Iterator[Callable[[], Awaitable[None]]]:

@@ -17,6 +17,8 @@ The root has the files a and b. What happens to a request is written on it, so t
                               in stock, from inode 100 on, may rely on lease 7.1 for a minute, and may close a MiB
     getxattr                  user.strange: estranges inode 100; user.over: lease 7.1 is over; user.distrust: nothing
                               is relied on any more; user.expire: leases may be relied on until a moment ago
+    open                      where there is a file NOTES.readers, the front is to answer the end of each handle; a lock
+                              that is asked for makes it forget that inode's
     a birth                   with NOTES.bug, what the front tells of it meets a bug
 
 Each call becomes a line of JSON in NOTES. So does what the front has taken; with NOTES.halt it takes no more then.
@@ -51,6 +53,7 @@ from s3vfs.filesystem import (
     Lent,
     LockKind,
     NewAttributes,
+    Readers,
     Statistics,
 )
 from s3vfs.fuse.front import NativeFront
@@ -100,6 +103,8 @@ class Double:
         self.folder = notes.parent
         self.ahead: Births | None = None
         self.walked: Callable[[], bool] = lambda: False
+        self.readers: Readers | None = None
+        self._readers = notes.with_suffix(".readers")
         self._births = notes.with_suffix(".births")
         self._bug = notes.with_suffix(".bug")
         self._stock: list[Stream] = []
@@ -193,6 +198,13 @@ class Double:
             del self._handles[birth.handle]
         return None
 
+    def given_out(self, handle: int) -> None:
+        if self._readers.exists() and self.readers is not None:
+            self.readers.reader(self._handles[handle], handle)
+
+    def released(self, handle: int) -> None:
+        self.note("released", ino=self._handles.pop(handle))
+
     def rely(self, *, again: bool = True) -> None: ...
 
     def unprepare(self, ino: int) -> None:
@@ -264,6 +276,8 @@ class Double:
             "pid": pid,
         }
         self.note("lock", **details)
+        if self.readers is not None:
+            self.readers.no_readers(self.ino_of(handle))
         if start == 13:
             raise PosixError(errno.EDEADLK)
         if start == 14:

@@ -1,4 +1,4 @@
-"""What interpose.c, passthrough.c, front.c and births.c show to Python."""
+"""What interpose.c, passthrough.c, front.c, births.c and readers.c show to Python."""
 
 from collections.abc import Callable, Iterable
 from typing import final
@@ -73,7 +73,7 @@ def allow(more_bytes: int, /) -> int:
 
 def front_counts() -> dict[str, int]:
     """What was answered in this session: writes, written_bytes, xattrs; of files that the front has made: creates,
-    lookups, getattrs, setattrs, closes; how often the front looked again for a request
+    lookups, getattrs, setattrs, closes; the ends of readers (ends); how often the front looked again for a request
     (looks), and how often there was none (vain_looks)."""
 
 # -- files that the front makes by itself: see births.c ---------------------------------------------------------------
@@ -120,6 +120,15 @@ def unstock() -> int:
 def stocked() -> int:
     """How many there are."""
 
+# -- the end of handles that only read: see readers.c ----------------------------------------------------------------
+
+def reader(ino: int, handle: int, /) -> None:
+    """The end of this handle needs nothing but that Python is told, unless a flock was asked for through it. Raises
+    MemoryError."""
+
+def no_readers(ino: int, /) -> None:
+    """That does not hold any more of any handle of this inode."""
+
 def install(
     handler: Callable[..., object] | None, passthrough: bool = False, noted: Callable[..., object] | None = None, /
 ) -> None:
@@ -143,7 +152,7 @@ def install(
     inode, fd, log fd, the log's end, start and end of its last entry, the last write's time in ns, the ranges as a
     tuple of (start, end), and news. Without ranges it tells of files that it has made and could not write to. News:
     what it has done to a file that it has made, the fields of `filesystem.Birth`; else None. When it raises, what was
-    written down of the news stays.
+    written down of the news stays. Of readers that have ended it tells by a call with a tuple of handles alone.
     """
 
 def passthrough() -> bool:

@@ -455,20 +455,22 @@ static int take(int fd, const char *request, size_t size)
         return take_getxattr(fd, request, size);
     if (header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET)
         return 1; /* they have no answer */
-    return births_take(fd, request, size);
+    return births_take(fd, request, size) || readers_take(fd, request, size);
 }
 
 /* Calls noted(inode, fd, log fd, log's end, last entry's start, its end, time, ranges, news) for each stream, in the
- * order in which they came. */
+ * order in which they came, and then noted(handles) for those that have ended. */
 static void tell(void)
 {
+    PyObject *ended, *result;
     int i, at, all = 1;
 
     for (at = 0; at < written_count; at++) {
         Stream *stream = written[at];
-        PyObject *ranges = PyTuple_New(stream->count), *news = births_news(stream), *result = NULL;
+        PyObject *ranges = PyTuple_New(stream->count), *news = births_news(stream);
         int count = stream->count;
 
+        result = NULL;
         stream->listed = stream->count = 0;
         for (i = 0; ranges && i < count; i++) {
             PyObject *range = Py_BuildValue("(LL)", stream->ranges[i].start, stream->ranges[i].end);
@@ -492,6 +494,14 @@ static void tell(void)
     }
     written_count = 0;
     births_told(all);
+    ended = readers_ended();
+    if (ended && noted) {
+        result = PyObject_CallOneArg(noted, ended);
+        Py_XDECREF(result);
+    }
+    Py_XDECREF(ended);
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(noted);
 }
 
 /* -- reading ------------------------------------------------------------------------------------------------------- */
@@ -550,7 +560,7 @@ ssize_t front_read(int fd, void *buffer, size_t size)
             break;
         }
     }
-    if (written_count) {
+    if (written_count || readers_waiting()) {
         error = errno;
         tell();
         errno = error;
@@ -571,12 +581,14 @@ void front_begin(PyObject *callable)
     turned_ns = 0;
     taken_writes = taken_bytes = taken_xattrs = looks = vain_looks = 0;
     births_begin();
+    readers_clear();
 }
 
 void front_end(void)
 {
     Py_CLEAR(noted);
     births_end();
+    readers_clear();
 }
 
 /* -- what Python calls --------------------------------------------------------------------------------------------- */
@@ -611,9 +623,9 @@ PyObject *front_counts(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsK}", "writes", taken_writes, "written_bytes", taken_bytes, "xattrs",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsK}", "writes", taken_writes, "written_bytes", taken_bytes, "xattrs",
                          taken_xattrs, "looks", looks, "vain_looks", vain_looks, "creates", taken_births, "lookups",
-                         taken_lookups, "setattrs", taken_changes, "closes", taken_closes, "getattrs", taken_looks);
+                         taken_lookups, "setattrs", taken_changes, "closes", taken_closes, "getattrs", taken_looks, "ends", taken_ends);
 }
 
 int front_add_types(PyObject *module)
@@ -621,5 +633,5 @@ int front_add_types(PyObject *module)
     stream_type = (PyTypeObject *)PyType_FromSpec(&stream_spec);
     if (!stream_type || PyModule_AddObjectRef(module, "Stream", (PyObject *)stream_type) < 0)
         return -1;
-    return births_add(module);
+    return births_add(module) < 0 ? -1 : readers_add(module);
 }

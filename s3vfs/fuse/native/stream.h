@@ -1,4 +1,4 @@
-/* What front.c and births.c share: what the front may do with one inode by itself. */
+/* What front.c, births.c and readers.c share: what the front may do with one inode by itself. */
 #ifndef S3VFS_STREAM_H
 #define S3VFS_STREAM_H
 
@@ -77,5 +77,13 @@ void births_begin(void);
 void births_end(void);
 int births_add(PyObject *module);
 extern u64 taken_births, taken_lookups, taken_changes, taken_closes, taken_looks;
+
+/* readers.c */
+int readers_take(int fd, const char *request, size_t size);
+int readers_waiting(void); /* whether Python is to be told of any end */
+PyObject *readers_ended(void);
+void readers_clear(void);
+int readers_add(PyObject *module);
+extern u64 taken_ends;
 
 #endif
