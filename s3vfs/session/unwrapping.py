@@ -8,10 +8,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def single_error() -> Iterator[None]:
-    """Unwrap an exception group of one; a group of several stays one."""
+    """Unwrap an exception group of one, also where that is a group again; a group of several stays one."""
     try:
         yield
     except BaseExceptionGroup as group:
-        if len(group.exceptions) != 1:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if error is group:
             raise
-        raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise error from error.__cause__

@@ -24,6 +24,7 @@ from s3vfs.replica.protocol import Position
 from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.options import Offline, SessionOptions
 from s3vfs.session.session import Session, open_session
+from s3vfs.session.unwrapping import single_error
 from tests.session.volume import EPOCH_NS
 from tests.simulation.weather import Way
 from tests.simulation.world import VOLUME, World
@@ -141,7 +142,8 @@ class Client:
         self._scope = trio.CancelScope()
         done = False
         try:
-            with self._scope, SessionDirectory(self._cache, VOLUME, "mnt") as directory:
+            # What ends it of itself in the moment of the kill comes in groups.
+            with single_error(), self._scope, SessionDirectory(self._cache, VOLUME, "mnt") as directory:
                 async with open_session(environment, store, journal, self.replica, directory, self.options) as session:
                     life = Life(name, session)
                     self._observe(life)
