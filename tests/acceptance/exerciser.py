@@ -539,6 +539,7 @@ class Exerciser:
         else:
             into, new = self._a_name(other)
             self._orphaning(other, mount)
+        self._look(self._path(mount, directory, name))  # two links of one file, says an outdated name: nothing is done
         self.note(f"rename {directory.path}/{name} to {into.path}/{new} on {mount} (file {file.number})")
         os.rename(self._path(mount, directory, name), self._path(mount, into, new))
         if new in into.entries:
