@@ -75,7 +75,9 @@ class Newborn:
 
     def settle(self, ino: int) -> None:
         """All handles that the front has given out are gone again."""
-        file = self._files[ino]
+        file = self._files.get(ino)
+        if file is None:  # nothing was written to it: its close has let go of it
+            return
         self._fronting.closed(file)
         if not file.working.dirty or file.orphan:
             self._upkeep.retire(file)

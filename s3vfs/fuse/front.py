@@ -102,6 +102,13 @@ class NativeFront:
     def noted(self, *told: Any) -> None:
         """What the extension calls, with the fields of `Taken`, and with those of a `Birth` or None; or with the
         handles of readers that have ended."""
+        try:
+            self._hear(*told)
+        except Exception:
+            _log.exception("what the front has done is not heard of; the next mount takes it up")
+            raise
+
+    def _hear(self, *told: Any) -> None:
         if len(told) == 1:
             self._ended(told[0])
             return

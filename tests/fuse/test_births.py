@@ -90,6 +90,13 @@ def test_attributes_are_the_same_for_everybody_to_the_nanosecond(here: Mount, th
     assert {name: shown(folder / name) for name in before} == before
 
 
+def test_empty_files_too(here: Mount, there: Mount) -> None:
+    for number in range(50):
+        os.close(os.open(here.path / f"d/{number}", NEW, 0o600))
+    assert made(here, "closes") == made(here) == 50
+    assert len(os.listdir(there.path / "d")) == 50
+
+
 def test_every_request_of_an_unpacked_file_is_answered_without_python(here: Mount) -> None:
     for number in range(20):
         descriptor = os.open(here.path / f"d/{number}", NEW, 0o600)
