@@ -161,6 +161,7 @@ class Acknowledged:
         if refusal is not None or not self._pipeline.open:
             self._lose(NumberedOp(0, lease, op), str(refusal or "the session was closed"))
             return
+        self._leases.use(lease)
         with self._base.read() as txn:
             if ctime_follows and isinstance(op, Setattr) and self._fold(txn, op):
                 return

@@ -149,6 +149,12 @@ class Leases:
             held.used_at_s, held.used = now_s, True
         return self.strong()
 
+    def use(self, lease: LeaseId) -> None:
+        """It was relied on."""
+        held = self._held.get(lease)
+        if held is not None:
+            held.used_at_s, held.used = trio.current_time(), True
+
     def covering(self, rows: Rows, ino: int) -> LeaseId | None:
         """The own lease that covers the inode and may be relied on now."""
         lease = covering(rows, ino) if self._held else None

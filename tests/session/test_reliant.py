@@ -17,6 +17,7 @@ from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
 from s3vfs.session.front_log import HEADER_BYTES, FrontLog, answered
+from s3vfs.session.options import LEASE_IDLE_S
 from s3vfs.session.session import Session
 from tests.session.histories import run, scripted
 from tests.session.test_leases import LEASED, ROOT, Killed, leased
@@ -207,6 +208,22 @@ def test_what_it_has_answered_is_committed(tmp_path: Path) -> None:
                 inode = Rows(txn).inode(made.ino)
             assert inode is not None
             assert inode.mode == 0o100600
+
+    run(tmp_path, main)
+
+
+def test_what_it_does_keeps_the_lease(tmp_path: Path) -> None:
+    async def main(place: Place) -> None:
+        async with place.client(1).mount(LEASED) as one:
+            reliant = Reliant(one)
+            await leased(one)
+            lease = reliant.lease()
+            for number in range(8):
+                await trio.sleep(LEASE_IDLE_S / 2)
+                one.answered(create(one, b"%d" % number), lease)
+            assert ("over", lease) not in reliant.told
+            await trio.sleep(2 * LEASE_IDLE_S)
+            assert ("over", lease) in reliant.told
 
     run(tmp_path, main)
 

@@ -30,6 +30,7 @@
 
 #define STOCK 256
 #define TABLE 1024
+#define MOST_KNOWN 20000 /* directories; beyond that Python tells again of those that are used */
 #define NAMES_FIRST 16
 #define SECOND_NS 1000000000LL
 #define UNSET INT64_MIN
@@ -88,6 +89,7 @@ typedef struct Directory {
 } Directory;
 
 static Directory *directories[TABLE];
+static int known; /* how many there are */
 
 static Directory **place_of(u64 ino)
 {
@@ -103,8 +105,20 @@ static void forget_directory(Directory **place)
     Directory *gone = *place;
 
     *place = gone->next;
+    known--;
     free(gone->names);
     free(gone);
+}
+
+/* Those under this lease; NULL: all. */
+static void forget_directories(const Lease *lease)
+{
+    for (int i = 0; i < TABLE; i++)
+        for (Directory **place = &directories[i]; *place;)
+            if (!lease || ((*place)->lease.seq == lease->seq && (*place)->lease.index == lease->index))
+                forget_directory(place);
+            else
+                place = &(*place)->next;
 }
 
 static u64 hash_of(const char *name, size_t size)
@@ -579,6 +593,8 @@ static PyObject *learn_directory(PyObject *module, PyObject *args)
         return NULL;
     if (*(place = place_of(ino)))
         forget_directory(place);
+    if (known == MOST_KNOWN)
+        forget_directories(NULL);
     if (!(names = PyObject_GetIter(names)))
         return NULL;
     directory = calloc(1, sizeof *directory);
@@ -602,6 +618,7 @@ static PyObject *learn_directory(PyObject *module, PyObject *args)
     Py_DECREF(names);
     place = place_of(ino);
     *place = directory;
+    known++;
     Py_RETURN_NONE;
 
 failed:
@@ -690,12 +707,7 @@ static void disown(Stream *stream, const void *argument)
 
 static void forget_all(const Lease *lease)
 {
-    for (int i = 0; i < TABLE; i++)
-        for (Directory **place = &directories[i]; *place;)
-            if (!lease || ((*place)->lease.seq == lease->seq && (*place)->lease.index == lease->index))
-                forget_directory(place);
-            else
-                place = &(*place)->next;
+    forget_directories(lease);
     front_each(disown, lease);
 }
 
