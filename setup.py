@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+from glob import glob
 
 from setuptools import Extension, setup
 
@@ -19,8 +20,8 @@ setup(
     ext_modules=[
         Extension(
             "s3vfs.fuse.native._interpose",
-            [f"s3vfs/fuse/native/{name}.c" for name in ("interpose", "passthrough", "front", "births", "readers")],
-            depends=[f"s3vfs/fuse/native/{name}.h" for name in ("passthrough", "front", "stream")],
+            sorted(glob("s3vfs/fuse/native/*.c")),
+            depends=sorted(glob("s3vfs/fuse/native/*.h")),
             # Only the functions that pyfuse3 is to find are visible from outside.
             extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *libfuse("--cflags")],
             extra_link_args=libfuse("--libs") or ["-lfuse3"],

@@ -15,7 +15,7 @@
  *   u32 length of the entry, a multiple of 8, 0 behind the last; u32 kind; Event; name, padded with zeros
  */
 #define _GNU_SOURCE
-#include "stream.h"
+#include "directories.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,9 +29,6 @@
 #include <unistd.h>
 
 #define STOCK 256
-#define TABLE 1024
-#define MOST_KNOWN 20000 /* directories; beyond that Python tells again of those that are used */
-#define NAMES_FIRST 16
 #define SECOND_NS 1000000000LL
 #define UNSET INT64_MIN
 #define SECTOR_BYTES 512
@@ -71,102 +68,6 @@ static int trusted(void)
 static i64 later(i64 one, i64 other)
 {
     return one > other ? one : other;
-}
-
-/* -- directories --------------------------------------------------------------------------------------------------- */
-
-/* `names`: hashes of all that it may have: one that is not among them is not there. Never 0, which is an empty place.
- * `shown`: the attributes are its own. The kernel forgets them with each birth, and looks at them for the next one. */
-typedef struct Directory {
-    u64 ino;
-    Lease lease;
-    int shown;
-    uint32_t mode, uid, gid, links;
-    i64 atime_ns, mtime_ns, ctime_ns, born_ns; /* the last birth's, CLOCK_BOOTTIME */
-    u64 *names;
-    size_t count, places; /* a power of 2 */
-    struct Directory *next;
-} Directory;
-
-static Directory *directories[TABLE];
-static int known; /* how many there are */
-
-static Directory **place_of(u64 ino)
-{
-    Directory **place = &directories[(ino * 0x9E3779B97F4A7C15ULL >> 54) % TABLE];
-
-    while (*place && (*place)->ino != ino)
-        place = &(*place)->next;
-    return place;
-}
-
-static void forget_directory(Directory **place)
-{
-    Directory *gone = *place;
-
-    *place = gone->next;
-    known--;
-    free(gone->names);
-    free(gone);
-}
-
-/* Those under this lease; NULL: all. */
-static void forget_directories(const Lease *lease)
-{
-    for (int i = 0; i < TABLE; i++)
-        for (Directory **place = &directories[i]; *place;)
-            if (!lease || ((*place)->lease.seq == lease->seq && (*place)->lease.index == lease->index))
-                forget_directory(place);
-            else
-                place = &(*place)->next;
-}
-
-static u64 hash_of(const char *name, size_t size)
-{
-    u64 hash = 0xCBF29CE484222325ULL;
-
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ (unsigned char)name[i]) * 0x100000001B3ULL;
-    return hash ? hash : 1;
-}
-
-static int has(const Directory *self, u64 hash)
-{
-    for (size_t at = (hash ^ hash >> 32) & (self->places - 1); self->names[at]; at = (at + 1) & (self->places - 1))
-        if (self->names[at] == hash)
-            return 1;
-    return 0;
-}
-
-static void put(Directory *self, u64 hash)
-{
-    size_t at = (hash ^ hash >> 32) & (self->places - 1);
-
-    while (self->names[at])
-        at = (at + 1) & (self->places - 1);
-    self->names[at] = hash;
-    self->count++;
-}
-
-/* 0: there is no memory for it. */
-static int add_name(Directory *self, u64 hash)
-{
-    if (has(self, hash))
-        return 1;
-    if (2 * (self->count + 1) > self->places) {
-        Directory wider = {.places = 2 * self->places};
-
-        if (!(wider.names = calloc(wider.places, sizeof *wider.names)))
-            return 0;
-        for (size_t at = 0; at < self->places; at++)
-            if (self->names[at])
-                put(&wider, self->names[at]);
-        free(self->names);
-        self->names = wider.names;
-        self->places = wider.places;
-    }
-    put(self, hash);
-    return 1;
 }
 
 /* -- what is written down ------------------------------------------------------------------------------------------ */
@@ -294,12 +195,12 @@ static Stream *from_stock(void)
 /* The directory, where the name is not there for sure. */
 static Directory *absent(u64 ino, const char *name, size_t size, u64 *hash)
 {
-    Directory *directory = *place_of(ino);
+    Directory *directory = directory_find(ino);
 
     if (!directory || !size || size > NAME_MAX || !trusted() || (name[0] == '.' && size < 3 && name[size - 1] == '.'))
         return NULL;
-    *hash = hash_of(name, size);
-    return has(directory, *hash) ? NULL : directory;
+    *hash = directory_hash(name, size);
+    return directory_has(directory, *hash) ? NULL : directory;
 }
 
 static int take_lookup(int fd, const struct fuse_in_header *header, const char *name, size_t size)
@@ -343,7 +244,7 @@ static int take_create(int fd, const struct fuse_in_header *header, const struct
     event = event_of(stream);
     event.time_ns = now_ns;
     event.name_size = (uint32_t)size;
-    if (!front_list(stream) || !add_name(directory, hash) || !write_down(MADE, &event, name)) {
+    if (!front_list(stream) || !directory_add(directory, hash) || !write_down(MADE, &event, name)) {
         memset(&stream->birth, 0, sizeof stream->birth);
         Py_DECREF(text);
         return 0;
@@ -396,7 +297,7 @@ static int take_getattr(int fd, const struct fuse_in_header *header)
 {
     struct fuse_attr_out reply = {0};
     Stream *stream = front_find(header->nodeid);
-    Directory *directory = stream ? NULL : *place_of(header->nodeid);
+    Directory *directory = stream ? NULL : directory_find(header->nodeid);
 
     if (directory)
         return take_getattr_directory(fd, header, directory);
@@ -581,117 +482,15 @@ PyObject *births_news(Stream *stream)
 
 /* -- what Python calls --------------------------------------------------------------------------------------------- */
 
-static PyObject *learn_directory(PyObject *module, PyObject *args)
-{
-    Directory *directory, **place;
-    PyObject *names, *name = NULL;
-    u64 ino;
-    Lease lease;
-
-    (void)module;
-    if (!PyArg_ParseTuple(args, "KKIO:directory", &ino, &lease.seq, &lease.index, &names))
-        return NULL;
-    if (*(place = place_of(ino)))
-        forget_directory(place);
-    if (known == MOST_KNOWN)
-        forget_directories(NULL);
-    if (!(names = PyObject_GetIter(names)))
-        return NULL;
-    directory = calloc(1, sizeof *directory);
-    if (directory)
-        directory->names = calloc(NAMES_FIRST, sizeof *directory->names);
-    if (!directory || !directory->names)
-        goto failed;
-    directory->ino = ino;
-    directory->lease = lease;
-    directory->places = NAMES_FIRST;
-    while ((name = PyIter_Next(names))) {
-        char *text;
-        Py_ssize_t size;
-
-        if (PyBytes_AsStringAndSize(name, &text, &size) < 0 || !add_name(directory, hash_of(text, (size_t)size)))
-            goto failed;
-        Py_CLEAR(name);
-    }
-    if (PyErr_Occurred())
-        goto failed;
-    Py_DECREF(names);
-    place = place_of(ino);
-    *place = directory;
-    known++;
-    Py_RETURN_NONE;
-
-failed:
-    Py_XDECREF(name);
-    Py_DECREF(names);
-    if (directory)
-        free(directory->names);
-    free(directory);
-    return PyErr_Occurred() ? NULL : PyErr_NoMemory();
-}
-
-static PyObject *knows_directory(PyObject *module, PyObject *args)
-{
-    u64 ino;
-
-    (void)module;
-    if (!PyArg_ParseTuple(args, "K:knows", &ino))
-        return NULL;
-    return PyBool_FromLong(*place_of(ino) != NULL);
-}
-
-static PyObject *add_named(PyObject *module, PyObject *args)
-{
-    Directory **place;
-    const char *name;
-    Py_ssize_t size;
-    u64 ino;
-
-    (void)module;
-    if (!PyArg_ParseTuple(args, "Ky#:named", &ino, &name, &size))
-        return NULL;
-    place = place_of(ino);
-    if (*place) {
-        (*place)->shown = 0;
-        if (size && !add_name(*place, hash_of(name, (size_t)size)))
-            forget_directory(place);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *show_directory(PyObject *module, PyObject *args)
-{
-    Directory *directory, seen;
-    u64 ino;
-
-    (void)module;
-    if (!PyArg_ParseTuple(args, "KIIIILLL:show", &ino, &seen.mode, &seen.uid, &seen.gid, &seen.links, &seen.atime_ns,
-                          &seen.mtime_ns, &seen.ctime_ns))
-        return NULL;
-    if ((directory = *place_of(ino))) {
-        directory->shown = 1;
-        directory->mode = seen.mode;
-        directory->uid = seen.uid;
-        directory->gid = seen.gid;
-        directory->links = seen.links;
-        directory->atime_ns = seen.atime_ns;
-        directory->mtime_ns = seen.mtime_ns;
-        directory->ctime_ns = seen.ctime_ns;
-    }
-    Py_RETURN_NONE;
-}
-
 static PyObject *estrange(PyObject *module, PyObject *args)
 {
-    Directory **place;
     Stream *stream;
     u64 ino;
 
     (void)module;
     if (!PyArg_ParseTuple(args, "K:estrange", &ino))
         return NULL;
-    if (*(place = place_of(ino)))
-        forget_directory(place);
+    directory_forget(ino);
     if ((stream = front_find(ino)))
         stream->birth.own = 0;
     Py_RETURN_NONE;
@@ -707,7 +506,7 @@ static void disown(Stream *stream, const void *argument)
 
 static void forget_all(const Lease *lease)
 {
-    forget_directories(lease);
+    directories_forget(lease);
     front_each(disown, lease);
 }
 
@@ -822,10 +621,6 @@ void births_end(void)
 }
 
 static PyMethodDef functions[] = {
-    {"directory", learn_directory, METH_VARARGS, "Files may be made in it: inode, lease's seq and index, all its names."},
-    {"knows", knows_directory, METH_VARARGS, "Whether files may be made in this directory."},
-    {"named", add_named, METH_VARARGS, "The directory has changed, and may have that name now: inode, name or nothing."},
-    {"show", show_directory, METH_VARARGS, "Its attributes: inode, mode, uid, gid, links, atime, mtime, ctime (ns)."},
     {"estrange", estrange, METH_VARARGS, "Leave everything about this inode to Python."},
     {"lease_over", lease_over, METH_VARARGS, "Leave to Python what this lease covers: seq, index."},
     {"distrust", distrust, METH_NOARGS, "Leave everything to Python."},
@@ -840,5 +635,5 @@ static PyMethodDef functions[] = {
 
 int births_add(PyObject *module)
 {
-    return PyModule_AddFunctions(module, functions);
+    return directories_add(module) < 0 ? -1 : PyModule_AddFunctions(module, functions);
 }
