@@ -71,6 +71,7 @@ def test_a_read_only_mount_answers_as_a_local_one(volume: Volume, local_place: P
     local.mkdir()
     for place in (local, writer.path):
         populate(place)
+    writer.sync()  # a read-only mount sees what is committed
     reader = volume.mount("--read-only")
     with bound_read_only(local, local_place / "bound"):
         assert answers(reader.path) == answers(local_place / "bound")
@@ -79,6 +80,7 @@ def test_a_read_only_mount_answers_as_a_local_one(volume: Volume, local_place: P
 def test_nothing_was_changed(volume: Volume) -> None:
     writer = volume.mount()
     populate(writer.path)
+    writer.sync()
     reader = volume.mount("--read-only")
     answers(reader.path)
     assert (writer.path / "file").read_bytes() == b"data"
