@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,12 @@ def test_an_identity_of_a_newer_program_is_refused(tmp_path: Path) -> None:
         (directory.path / "session.json").write_text(json.dumps({"format": 2}))
         with pytest.raises(SessionError, match="format 2"):
             directory.read_identity()
+
+
+def test_what_lies_in_session_directories_is_spread_over_the_disk(tmp_path: Path) -> None:
+    with SessionDirectory(tmp_path, VOLUME, "one") as directory:
+        listed = subprocess.run(["lsattr", "-d", str(directory.path.parent)], capture_output=True, text=True)
+    if listed.returncode == 0 and "e" in listed.stdout.split()[0]:  # extents: ext4, or something like it
+        assert "T" in listed.stdout.split()[0]
+    with SessionDirectory(tmp_path, VOLUME, "one"):
+        pass  # once more, where it has been told already
