@@ -8,6 +8,7 @@ the queue goes on under the leases that are still there.
 
 from __future__ import annotations
 
+import errno
 import logging
 import stat
 from collections.abc import Sequence
@@ -23,7 +24,19 @@ from s3vfs.environment import Environment
 from s3vfs.errors import StoreUnreachable
 from s3vfs.namespace.changes import Changes, changes_of
 from s3vfs.namespace.leases import leases_touched
-from s3vfs.namespace.ops import AnyOp, Create, Link, NumberedOp, Rename, Rmdir, Setattr, Unlink, encode_op, inodes_of
+from s3vfs.namespace.ops import (
+    AnyOp,
+    Create,
+    Link,
+    NumberedOp,
+    Removexattr,
+    Rename,
+    Rmdir,
+    Setattr,
+    Unlink,
+    encode_op,
+    inodes_of,
+)
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import OK, Context, Verdict
@@ -268,7 +281,8 @@ class Acknowledged:
         with self._base.read() as txn:
             rebuilt = self._overlay.record_applied(txn, applied.keys, verdicts)
         for changed in rebuilt.changed:
-            if changed.queued and changed.verdict.errno:  # its record will say so, too: nobody may rely on it till then
+            refused = changed.verdict.errno and not _is_done(changed.numbered.op, changed.verdict)
+            if changed.queued and refused:  # its record will say so, too: nobody may rely on it till then
                 self._note_lost(changed.numbered, _TAKEN)
         return changes_of(rebuilt.keys) if rebuilt.keys else None
 
@@ -296,7 +310,7 @@ class Acknowledged:
             _log.warning("the verdict of op %d cannot be known; it is in the journal", numbered.number)
         elif group.error is not None:
             self._lose(numbered, str(group.error))
-        elif group.verdicts[0].errno:
+        elif group.verdicts[0].errno and not _is_done(numbered.op, group.verdicts[0]):
             self._lose(numbered, f"{_TAKEN} (errno {group.verdicts[0].errno})")
 
     # -- what is lost -------------------------------------------------------------------------------------------------
@@ -452,6 +466,12 @@ class Acknowledged:
 
     def close(self) -> None:
         self._queue_log.close()
+
+
+def _is_done(op: AnyOp, verdict: Verdict) -> bool:
+    """Whether the refusal says that what the op was to do has been done: bytes that were on their way when it was
+    acknowledged have taken the capabilities away that it was to remove."""
+    return isinstance(op, Removexattr) and verdict.errno == errno.ENODATA
 
 
 def _near_quota(rows: Rows) -> bool:

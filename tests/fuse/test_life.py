@@ -150,6 +150,7 @@ def test_a_mount_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_a_read_only_mount_sees_and_refuses(volume: Volume) -> None:
     writer = volume.mount()
     (writer.path / "file").write_bytes(b"data")
+    writer.sync()  # it sees what is committed
     reader = volume.mount("--read-only", "--freshness", "0")
     assert (reader.path / "file").read_bytes() == b"data"
     attempts: list[Callable[[], object]] = [

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from s3vfs.errors import S3vfsError, SessionFenced
-from s3vfs.namespace.ops import Setattr, SetattrMask
+from s3vfs.namespace.ops import Removexattr, Setattr, SetattrMask, Setxattr
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
@@ -516,6 +516,48 @@ def test_the_bytes_of_a_close_are_in_the_record_of_the_names_before_it(tmp_path:
                     assert inode is not None or b"after the close" not in names(two)
             await two.reach(ROOT)
             assert names(two) == [b"after the close", b"file", b"first"]
+
+    run(tmp_path, main)
+
+
+def test_an_attribute_that_bytes_on_their_way_take_away_is_not_lost_when_it_is_removed(tmp_path: Path) -> None:
+    """As capabilities go with a write: another REMOVEXATTR stands for the file's ops."""
+
+    class Company:
+        def __init__(self, session: Session) -> None:
+            self.session = session
+            self.closes: dict[int, LeaseId] = {}
+
+        def due(self) -> bool:
+            return bool(self.closes)
+
+        async def gather(self) -> Collection[LeaseId]:
+            closes, self.closes = self.closes, {}
+            for ino, lease in closes.items():
+                self.session.send_along([Removexattr(ino, b"user.x", now_ns())], [lease])
+                verdict = self.session.acknowledge(Removexattr(ino, b"user.x", now_ns()))
+                assert verdict is not None
+                assert not verdict.errno
+            return ()
+
+    async def main(place: Place) -> None:
+        async with place.client(1).mount(LEASED) as one:
+            company = Company(one)
+            one.accompany(company)
+            await leased(one)
+            made = create(one, b"file")
+            assert one.acknowledge(made) is not None
+            assert one.acknowledge(Setxattr(made.ino, b"user.x", b"y", 0, now_ns())) is not None
+            await one.barrier(made.ino)
+            lease = one.close_of(made.ino)
+            assert lease is not None
+            company.closes[made.ino] = lease
+            await trio.sleep(2)
+            with one.view() as txn:
+                assert Rows(txn).xattr(made.ino, b"user.x") is None
+            await one.barrier(made.ino)
+            assert one.spill is not None
+            assert one.spill.list() == []
 
     run(tmp_path, main)
 
