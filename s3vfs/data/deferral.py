@@ -190,6 +190,7 @@ class Deferral:
         # Another close of such a file would wait for the records of the first, and those for this batch.
         self._due = {ino: close for ino, close in self._due.items() if ino in unfinished}
         for ino, close in due.items():
+            close.file.working.halt()  # its CREATE leaves now: the front would show a ctime that it will not have
             self._leaving.setdefault(ino, []).append(close)
         if due:
             self._nursery.start_soon(self._publish_all, list(due.values()))
