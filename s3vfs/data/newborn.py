@@ -61,9 +61,8 @@ class Newborn:
             file.writers = file.cached = 1
 
     def closable(self) -> tuple[int, int]:
-        """How many bytes may be closed now without waiting, altogether and in one file; 0: none."""
-        room_bytes = self._upkeep.deferral.room_bytes
-        return room_bytes, min(room_bytes, _CLOSE_MOST_BYTES)
+        """How many bytes may be closed now without waiting, altogether and in one file."""
+        return self._upkeep.deferral.room_bytes, _CLOSE_MOST_BYTES
 
     def closed_ahead(self, ino: int, lease: LeaseId) -> None:
         """A close was answered, under that lease: its bytes leave together with the names, or else as soon as

@@ -22,10 +22,11 @@ from s3vfs.filesystem.files import FileHandle
 from s3vfs.filesystem.locks import Locks
 from s3vfs.namespace.ops import Create, Setattr, SetattrMask
 from s3vfs.namespace.rows import Rows
+from s3vfs.session.front_log import CHANGED, CLOSED, MADE
 
 _log = logging.getLogger(__name__)
 
-MADE, CHANGED, CLOSED, RELEASED = 1, 2, 4, 8
+RELEASED = 8  # beside the kinds of what is written down
 
 # What the front may do is looked at again after this time, while it makes files: some ten of them.
 _RELY_S = 0.005

@@ -56,9 +56,7 @@ class Reckoning(Protocol):
 
     def released(self, ino: int) -> None: ...
 
-    def gave_newborn(
-        self, ino: int, *, parent: int, written: bool, given: tuple[int, ...] | None, found: Found | None
-    ) -> None: ...
+    def gave_newborn(self, ino: int, *, parent: int, given: tuple[int, ...] | None, found: Found | None) -> None: ...
 
 
 class RelyingSession(Protocol):
@@ -128,7 +126,6 @@ class NativeFront:
         self._kernel.gave_newborn(
             taken.ino,
             parent=birth.parent if birth.name is not None else 0,
-            written=bool(taken.ranges),
             given=birth.given,
             found=found,
         )

@@ -153,25 +153,19 @@ class KernelCache:
         if self._namespace.is_open(ino):
             self._given_open[ino] = found
 
-    def gave_newborn(
-        self, ino: int, *, parent: int, written: bool, given: tuple[int, ...] | None, found: Found | None
-    ) -> None:
+    def gave_newborn(self, ino: int, *, parent: int, given: tuple[int, ...] | None, found: Found | None) -> None:
         """The front has answered requests about a file that it has made. `parent`: the directory, if that was now;
-        attributes of it were perhaps given as well. `given`: what it gave last of its attributes,
-        since the kernel has written to it; `found`: what they are."""
+        attributes of it were perhaps given as well. `given`: what the kernel has of its attributes since it has last
+        written to the file; `found`: what they are."""
         if parent:
             self._given.add(ino)
             self._given.add(parent)
             self._pages.add(ino)
-        if written or given is None:
-            self._given_open.pop(ino, None)
+        self._given_open.pop(ino, None)
         if given is not None and _shown(found) != given:
-            self._given_open.pop(ino, None)
             self._invalidations.attributes(ino)
         elif found is not None and self._namespace.is_open(ino):
             self._given_open[ino] = found
-        elif given is not None:
-            self._given_open.pop(ino, None)
 
     def _told_s(self, ino: int) -> float:
         """Since when the kernel is known to have dropped the attributes of a resized inode."""

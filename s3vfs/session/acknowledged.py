@@ -50,7 +50,6 @@ from s3vfs.session.leases import Leases
 from s3vfs.session.options import WINDOW_OPS
 from s3vfs.session.pipeline import Pipeline
 from s3vfs.session.queue_log import LeftBehind, QueueLog, carried, left_behind
-from s3vfs.session.reliant import NobodyRelies, Reliant
 from s3vfs.session.spill import Spill
 
 _log = logging.getLogger(__name__)
@@ -110,7 +109,6 @@ class Acknowledged:
         self._keeping = trio.Lock()
         self._lost_inos: dict[int, str] = {}
         self._closes: dict[int, LeaseId] = {}
-        self.reliant: Reliant = NobodyRelies()
         self.last_ino = 0  # the highest number that a former daemon gave to a new inode; also where that was lost
         pipeline.cut = self._queue_log.cut
         pipeline.settled = self._part_settled
@@ -154,18 +152,18 @@ class Acknowledged:
         """Before an op is taken: who answers by itself must not do what depends on it."""
         parents: tuple[int, ...] = ()
         if isinstance(op, Create | Link):
-            self.reliant.named(op.parent, op.name)
+            self._leases.reliant.named(op.parent, op.name)
             parents = (op.parent,)
         elif isinstance(op, Rename):  # an exchange gives names to both
-            self.reliant.named(op.parent, op.name)
-            self.reliant.named(op.new_parent, op.new_name)
+            self._leases.reliant.named(op.parent, op.name)
+            self._leases.reliant.named(op.new_parent, op.new_name)
             parents = (op.parent, op.new_parent)
         elif isinstance(op, Unlink | Rmdir):
-            self.reliant.named(op.parent, b"")
+            self._leases.reliant.named(op.parent, b"")
             parents = (op.parent,)
         for ino in inodes_of(op):
             if ino not in parents:
-                self.reliant.estrange(ino)
+                self._leases.reliant.estrange(ino)
 
     def answered(self, op: AnyOp, lease: LeaseId, *, ctime_follows: bool = False) -> None:
         """As `acknowledge`, for an op that was answered a moment ago, when it could rely on that lease. Where it cannot

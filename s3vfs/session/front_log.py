@@ -32,7 +32,7 @@ _NAME = "front"
 _MAGIC = b"S3VFSFL1"
 _HEADER = struct.Struct(">8sQII16s")
 _ENTRY = struct.Struct("<IIQQQqqqIIIIII")
-_MADE, _CHANGED, _CLOSED = 1, 2, 4
+MADE, CHANGED, CLOSED = 1, 2, 4  # kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ def _read(data: bytes, at: int) -> Answered:
     fields = _ENTRY.unpack_from(data, at)
     _, kind, seq, ino, parent, time_ns, atime_ns, mtime_ns, index, mask, mode, uid, gid, length = fields
     op: AnyOp | None = None
-    if kind == _MADE:
+    if kind == MADE:
         name = data[at + _ENTRY.size : at + _ENTRY.size + length]
         op = Create(parent, name, ino, mode, uid, gid, 0, b"", time_ns)
-    elif kind == _CHANGED:
+    elif kind == CHANGED:
         atime_ns = atime_ns if mask & SetattrMask.ATIME else 0
         mtime_ns = mtime_ns if mask & SetattrMask.MTIME else 0
         op = Setattr(ino, mask, stat.S_IMODE(mode), uid, gid, 0, atime_ns, mtime_ns, time_ns)

@@ -261,7 +261,7 @@ class Session:
         if pipeline is None or acknowledged is None or leases is None or self._inodes is None:
             raise ReadOnly("this mount is read-only")
         log = FrontLog.create(acknowledged.folder, self.sid, self.incarnation, self.environment.boot_id)
-        leases.reliant = acknowledged.reliant = reliant
+        leases.reliant = reliant
         self._inodes.give_back = give_back
 
         def estrange(inos: Collection[int]) -> None:

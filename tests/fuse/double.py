@@ -56,6 +56,7 @@ from s3vfs.filesystem import (
     Readers,
     Statistics,
 )
+from s3vfs.filesystem.newborns import RELEASED
 from s3vfs.fuse.front import NativeFront
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.passthrough import Passthrough
@@ -194,7 +195,7 @@ class Double:
             raise KeyError("a bug")
         if birth.name is not None:
             self._handles[birth.handle] = taken.ino
-        if birth.what & 8:
+        if birth.what & RELEASED:
             del self._handles[birth.handle]
         return None
 

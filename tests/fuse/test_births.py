@@ -22,11 +22,6 @@ from tests.mounted import Mount, Volume, eventually
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sanitized.build(tmp_path_factory.mktemp("built"))
-
-
 @pytest.fixture
 def here(volume: Volume) -> Mount:
     """Where the front makes files."""

@@ -94,12 +94,6 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The extension with sanitizers: everything here runs with it."""
-    return sanitized.build(tmp_path_factory.mktemp("built"))
-
-
-@pytest.fixture(scope="module")
 def shared(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     served = Served(tmp_path_factory.mktemp("double"), built)
     try:

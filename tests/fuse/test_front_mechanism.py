@@ -13,16 +13,10 @@ from typing import Any
 import pytest
 
 from s3vfs.data.rangelog import replay
-from tests.fuse import sanitized
 from tests.fuse.test_extra_operations import Served, opened
 from tests.mounted import eventually
 
 SPAN = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sanitized.build(tmp_path_factory.mktemp("built"))
 
 
 class Fronted:

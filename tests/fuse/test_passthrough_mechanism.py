@@ -10,13 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse import sanitized
 from tests.fuse.test_extra_operations import Served, opened
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sanitized.build(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture

@@ -10,14 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse import sanitized
 from tests.fuse.test_extra_operations import Served
 from tests.mounted import eventually
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sanitized.build(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture

@@ -41,6 +41,17 @@ async def leased(session: Session) -> None:
     assert [verdict.errno for verdict in verdicts] == [0] * len(verdicts)
 
 
+class Closing:
+    """What companions that send along the bytes of `closes` have in common."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.closes: dict[int, LeaseId] = {}
+
+    def due(self) -> bool:
+        return bool(self.closes)
+
+
 def copy_part(tmp_path: Path) -> None:
     (part,) = tmp_path.rglob("queue/1")
     part.with_name("2").write_bytes(part.read_bytes())
@@ -478,14 +489,7 @@ def test_what_a_revoked_lease_has_cost_is_known_as_soon_as_it_is_not_seen_any_mo
 def test_the_bytes_of_a_close_are_in_the_record_of_the_names_before_it(tmp_path: Path) -> None:
     """As the data room sends them: a SETATTR stands for the file's ops."""
 
-    class Company:
-        def __init__(self, session: Session) -> None:
-            self.session = session
-            self.closes: dict[int, LeaseId] = {}
-
-        def due(self) -> bool:
-            return bool(self.closes)
-
+    class Company(Closing):
         async def gather(self) -> Collection[LeaseId]:
             closes, self.closes = self.closes, {}
             await trio.sleep(0.5)  # the upload; names are acknowledged meanwhile
@@ -523,14 +527,7 @@ def test_the_bytes_of_a_close_are_in_the_record_of_the_names_before_it(tmp_path:
 def test_an_attribute_that_bytes_on_their_way_take_away_is_not_lost_when_it_is_removed(tmp_path: Path) -> None:
     """As capabilities go with a write: another REMOVEXATTR stands for the file's ops."""
 
-    class Company:
-        def __init__(self, session: Session) -> None:
-            self.session = session
-            self.closes: dict[int, LeaseId] = {}
-
-        def due(self) -> bool:
-            return bool(self.closes)
-
+    class Company(Closing):
         async def gather(self) -> Collection[LeaseId]:
             closes, self.closes = self.closes, {}
             for ino, lease in closes.items():

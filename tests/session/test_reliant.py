@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import struct
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,15 @@ class Reliant:
         with open(f"/proc/self/fd/{self.log.fd}", "r+b") as file:
             file.seek(at)
             file.write(struct.pack("<IIQQQqqqIIIIII", length, kind, lease[0], ino, *fields) + padded)
+
+
+@asynccontextmanager
+async def relied_on(place: Place) -> AsyncIterator[tuple[Session, Reliant]]:
+    """A client that somebody relies on, with the lease of the root."""
+    async with place.client(1).mount(LEASED) as one:
+        reliant = Reliant(one)
+        await leased(one)
+        yield one, reliant
 
 
 def _forgotten_in_time(session: Session) -> bool:
@@ -134,9 +144,7 @@ def test_it_trusts_nothing_under_a_challenge_and_after_the_end(tmp_path: Path) -
 
 def test_it_hears_of_every_other_op_before_that_is_taken(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount(LEASED) as one:
-            reliant = Reliant(one)
-            await leased(one)
+        async with relied_on(place) as (one, reliant):
 
             def told_of(op: AnyOp) -> set[tuple[object, ...]]:
                 reliant.told.clear()
@@ -164,9 +172,7 @@ def test_it_hears_of_every_other_op_before_that_is_taken(tmp_path: Path) -> None
 
 def test_it_hears_of_what_waits_for_its_record_and_makes_nothing_there(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount(LEASED) as one:
-            reliant = Reliant(one)
-            await leased(one)
+        async with relied_on(place) as (one, reliant):
             reliant.told.clear()
             waiting = one.enqueue([create(one, b"waits")])
             assert ("estrange", ROOT) in reliant.told
@@ -179,9 +185,7 @@ def test_it_hears_of_what_waits_for_its_record_and_makes_nothing_there(tmp_path:
 
 def test_numbers_that_it_has_taken_are_used_in_order(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount(LEASED) as one:
-            reliant = Reliant(one)
-            await leased(one)
+        async with relied_on(place) as (one, reliant):
             taken = [one.take_new_ino() for _ in range(3)]
             assert None not in taken
             reliant.numbers = [ino for ino in taken if ino is not None]
@@ -195,9 +199,7 @@ def test_numbers_that_it_has_taken_are_used_in_order(tmp_path: Path) -> None:
 
 def test_what_it_has_answered_is_committed(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount(LEASED) as one:
-            reliant = Reliant(one)
-            await leased(one)
+        async with relied_on(place) as (one, reliant):
             lease = reliant.lease()
             made = create(one, b"made")
             one.answered(made, lease)
@@ -214,9 +216,7 @@ def test_what_it_has_answered_is_committed(tmp_path: Path) -> None:
 
 def test_what_it_does_keeps_the_lease(tmp_path: Path) -> None:
     async def main(place: Place) -> None:
-        async with place.client(1).mount(LEASED) as one:
-            reliant = Reliant(one)
-            await leased(one)
+        async with relied_on(place) as (one, reliant):
             lease = reliant.lease()
             for number in range(8):
                 await trio.sleep(LEASE_IDLE_S / 2)

@@ -5,7 +5,8 @@
 
 #include <stdlib.h>
 
-#define TABLE 1024
+#define TABLE_BITS 10
+#define TABLE (1 << TABLE_BITS)
 #define MOST_KNOWN 20000 /* beyond that Python tells again of those that are used */
 #define NAMES_FIRST 16
 
@@ -14,7 +15,7 @@ static int known; /* how many there are */
 
 static Directory **place_of(u64 ino)
 {
-    Directory **place = &directories[(ino * 0x9E3779B97F4A7C15ULL >> 54) % TABLE];
+    Directory **place = &directories[spread(ino, TABLE_BITS)];
 
     while (*place && (*place)->ino != ino)
         place = &(*place)->next;

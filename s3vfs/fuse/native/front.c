@@ -66,7 +66,8 @@ i64 front_now(int clock)
 
 PyTypeObject *stream_type;
 
-#define BUCKETS 4096
+#define BUCKET_BITS 12
+#define BUCKETS (1 << BUCKET_BITS)
 static Stream *buckets[BUCKETS]; /* the streams that exist, by inode: borrowed, they leave with their end */
 static Stream *written[64];      /* those that are to be told of: owned */
 static int written_count;
@@ -78,14 +79,9 @@ static int most_credit, credit;
 static i64 turned_ns, idle_ns;
 static u64 taken_writes, taken_bytes, taken_xattrs, looks, vain_looks;
 
-static unsigned bucket_of(u64 ino)
-{
-    return (unsigned)(ino * 0x9E3779B97F4A7C15ULL >> 52);
-}
-
 Stream *front_find(u64 ino)
 {
-    Stream *stream = buckets[bucket_of(ino)];
+    Stream *stream = buckets[spread(ino, BUCKET_BITS)];
 
     while (stream && stream->ino != ino)
         stream = stream->next;
@@ -94,7 +90,7 @@ Stream *front_find(u64 ino)
 
 static void leave(Stream *self)
 {
-    Stream **place = &buckets[bucket_of(self->ino)];
+    Stream **place = &buckets[spread(self->ino, BUCKET_BITS)];
 
     while (*place && *place != self)
         place = &(*place)->next;
@@ -138,8 +134,8 @@ static PyObject *stream_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     self->ino = ino;
     self->fd = self->log_fd = -1;
-    self->next = buckets[bucket_of(ino)];
-    buckets[bucket_of(ino)] = self;
+    self->next = buckets[spread(ino, BUCKET_BITS)];
+    buckets[spread(ino, BUCKET_BITS)] = self;
     return (PyObject *)self;
 }
 
@@ -625,7 +621,8 @@ PyObject *front_counts(PyObject *module, PyObject *unused)
     (void)unused;
     return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsK}", "writes", taken_writes, "written_bytes", taken_bytes, "xattrs",
                          taken_xattrs, "looks", looks, "vain_looks", vain_looks, "creates", taken_births, "lookups",
-                         taken_lookups, "setattrs", taken_changes, "closes", taken_closes, "getattrs", taken_looks, "ends", taken_ends);
+                         taken_lookups, "setattrs", taken_changes, "closes", taken_closes, "getattrs", taken_looks,
+                         "ends", taken_ends);
 }
 
 int front_add_types(PyObject *module)

@@ -7,7 +7,8 @@
 #include <linux/fuse.h>
 #include <stdlib.h>
 
-#define TABLE 4096
+#define TABLE_BITS 12
+#define TABLE (1 << TABLE_BITS)
 #define MOST_ENDED 256 /* before Python is told */
 
 typedef struct Reader {
@@ -22,7 +23,7 @@ u64 taken_ends;
 
 static Reader **bucket(u64 ino)
 {
-    return &readers[(ino * 0x9E3779B97F4A7C15ULL >> 52) % TABLE];
+    return &readers[spread(ino, TABLE_BITS)];
 }
 
 static Reader **place_of(u64 ino, u64 handle)
@@ -54,9 +55,11 @@ int readers_take(int fd, const char *request, size_t size)
             return 0;
     } else if (header->opcode == FUSE_RELEASE && size == sizeof *header + sizeof *release) {
         place = place_of(header->nodeid, release->fh);
-        if (!*place || ended_count == MOST_ENDED || release->release_flags & FUSE_RELEASE_FLOCK_UNLOCK)
+        if (!*place)
             return 0;
-        forget(place);
+        forget(place); /* whoever answers */
+        if (ended_count == MOST_ENDED || release->release_flags & FUSE_RELEASE_FLOCK_UNLOCK)
+            return 0;
         ended[ended_count++] = release->fh;
     } else {
         return 0;

@@ -58,6 +58,12 @@ typedef struct Stream {
     struct Stream *next;                       /* of the same bucket */
 } Stream;
 
+/* The bucket of an inode in a table of 2^bits. */
+static inline unsigned spread(u64 ino, int bits)
+{
+    return (unsigned)(ino * 0x9E3779B97F4A7C15ULL >> (64 - bits));
+}
+
 /* front.c */
 extern PyTypeObject *stream_type;
 i64 front_now(int clock);
