@@ -321,12 +321,15 @@ def test_a_kill_before_the_daemon_hears_of_it_loses_nothing(volume: Volume, told
     assert here.umount() == there.umount() == 0
 
 
-def test_nothing_of_it_is_undefined(volume: Volume, built: Path, tmp_path: Path) -> None:
-    """A tree is unpacked, changed and removed on a mount whose extension was compiled with sanitizers."""
+@pytest.mark.parametrize("sanitizers", [sanitized.MEMORY, sanitized.THREADS], ids=["memory", "threads"])
+def test_nothing_of_it_is_undefined(volume: Volume, sanitizers: sanitized.Sanitizers, tmp_path: Path) -> None:
+    """A tree is unpacked, read, changed and removed on a mount whose extension was compiled with sanitizers."""
+    folder = tmp_path / "built"
+    folder.mkdir()
     mount = volume.mount("--freshness", "0", "--io", "front")
     assert mount.umount() == 0
-    mount.command = tuple(sanitized.command(built, "s3vfs"))
-    mount.environment = sanitized.environment()
+    mount.command = tuple(sanitized.command(sanitized.build(folder, sanitizers), "s3vfs"))
+    mount.environment = sanitized.environment(sanitizers)
     mount.start()
     tree = tmp_path / "tree"
     for number in range(300):
@@ -338,5 +341,6 @@ def test_nothing_of_it_is_undefined(volume: Volume, built: Path, tmp_path: Path)
         assert subprocess.run(["diff", "-r", str(tree), str(mount.path / "tree")]).returncode == 0
         subprocess.run(["rm", "-r", str(mount.path / "tree")], check=True)
     assert made(mount) > 400
-    assert mount.umount() == 0
+    code = mount.umount()
     assert not sanitized.findings(mount.errors.read_text())
+    assert code == 0
