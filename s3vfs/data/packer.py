@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import trio
 
@@ -46,6 +47,16 @@ class Parcel:
     def own(self, verdicts: list[Verdict]) -> list[Verdict]:
         """Its share of the pack's verdicts."""
         return verdicts[self.first : self.first + self.share]
+
+    def over(self) -> None:
+        """It has its `verdicts`, or its `error`. What it was made of goes: it may hold the parcel in turn, and of each
+        file that would be some sixty objects for the collector, which holds up every request."""
+        self.fill, self.ops, self.sent = _spent, _spent, None
+        self.done.set()
+
+
+def _spent(*_: object) -> NoReturn:
+    raise AssertionError("a parcel is packed once")
 
 
 class Packer:
@@ -123,7 +134,7 @@ class Packer:
             raise
         finally:
             for parcel in parcels:
-                parcel.done.set()
+                parcel.over()
 
     async def _commit(self, parcels: list[Parcel], pack: Uploaded) -> None:
         ops: list[AnyOp] = [pack.declare()]

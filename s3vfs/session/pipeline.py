@@ -315,6 +315,7 @@ class Pipeline:
         if not batch.abandoned:
             self._queue.extend(batch.staged)
             batch.left = len(batch.staged)
+            batch.staged = []  # each holds the batch: together they would be the collector's
             if not batch.left:
                 self.settled(batch.part)
         self._more.set()
