@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -71,6 +72,19 @@ def _spread(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _make_apart(folder: Path) -> None:
+    """Which part of the disk ext4 gives to a folder of a spread one follows from its name: the next session with this
+    name, in another cache, would get the part where the last one's files were deleted. So it is named afterwards."""
+    draft = folder.with_name(f".{secrets.token_hex(8)}")
+    draft.mkdir(mode=0o700)
+    try:
+        draft.rename(folder)
+    except OSError:
+        draft.rmdir()
+        if not folder.is_dir():
+            raise  # else another process was faster
+
+
 class SessionDirectory:
     """An open, locked session directory. Raises SessionBusy when another process has it."""
 
@@ -82,6 +96,8 @@ class SessionDirectory:
         self.queue = self.path / "queue"
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _spread(self.path.parent)
+        if not self.path.exists():
+            _make_apart(self.path)
         for folder in (self.index, self.working, self.spill):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._identity_path = self.path / "session.json"
