@@ -115,7 +115,7 @@ class Contents:
                 await self._upkeep.recover()
                 self._upkeep.deferral.start(nursery)
                 nursery.start_soon(self._lending.run)
-                nursery.start_soon(self._upkeep.keep_spares)
+                nursery.start_soon(self._upkeep.spares.keep, self._session.environment.run)
                 task_status.started()
                 await self._upkeep.run(nursery)
         finally:

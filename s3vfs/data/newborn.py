@@ -35,7 +35,7 @@ class Newborn:
     def prepare(self, ino: int) -> Stream | None:
         """A file that nobody has made yet, under a new number: how the front may write to it. None: it may not now."""
         if self._born:
-            self._upkeep.stock_up()
+            self._upkeep.spares.look_ahead()
         working = self._upkeep.place(ino)
         stream = self._fronting.prepare(working)
         if stream is not None:

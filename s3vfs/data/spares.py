@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+import trio
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +27,13 @@ _AHEAD = 256
 _STEP = 32
 
 
+def _make(names: Sequence[str]) -> None:
+    """Both files of each. Blocks. Raises OSError."""
+    for name in names:
+        for path in (name, f"{name}.log"):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 class Spares:
     """Those of one folder, and the names of all files there. A name stands for itself and, with `.log`, for the log."""
 
@@ -34,6 +43,7 @@ class Spares:
         there = [int(stem, 16) for stem in stems if _NAME.fullmatch(stem)]
         self._last = max(there, default=0)
         self._free: list[str] = []
+        self._scarcity = trio.Event()
 
     def new(self) -> str:
         """A name that no file has, or has had since the daemon was started."""
@@ -44,21 +54,25 @@ class Spares:
         """A name whose files are there, both empty, for whoever asks."""
         return self._free.pop() if self._free else None
 
-    @property
-    def few(self) -> bool:
-        """Whether more should be made for who makes many files."""
-        return len(self._free) < _AHEAD // 2
+    def look_ahead(self) -> None:
+        """Many files are being made: more local ones may be wanted soon."""
+        if len(self._free) < _AHEAD // 2:
+            self._scarcity.set()
 
-    def some(self) -> list[str]:
-        """Names for `make`; none where there are enough."""
-        return [self.new() for _ in range(_STEP)] if len(self._free) < _AHEAD else []
-
-    @staticmethod
-    def make(names: Sequence[str]) -> None:
-        """Both files of each, to be given afterwards. Blocks. Raises OSError."""
-        for name in names:
-            for path in (name, f"{name}.log"):
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    async def keep(self, run: Callable[..., Awaitable[object]]) -> None:
+        """Make local files ahead when asked to, with `run` in a worker thread; until cancelled."""
+        while True:
+            await self._scarcity.wait()
+            self._scarcity = trio.Event()
+            while len(self._free) < _AHEAD:
+                names = [self.new() for _ in range(_STEP)]
+                try:
+                    await run(_make, names)
+                except OSError as error:  # who wants one makes it, and reports what is wrong
+                    _log.info("no local files ahead: %s", error)
+                    break
+                for name in names:
+                    self.give(name)
 
     @property
     def wanted(self) -> bool:

@@ -81,8 +81,7 @@ class Upkeep:
         self.deferral = Deferral(session, sizes, limits, uploader, self._lose, self._landed, self._drop)
         self.images = Images(session, fetcher, sizes, limits, self.wake)
         self.lending = Lending(session, cache, self.images, self._harvest, files, room, sizes, limits, self._forget)
-        self._spares = Spares(folder)
-        self._scarcity = trio.Event()
+        self.spares = Spares(folder)
         self._fenced: SessionFenced | None = None
         self._work = trio.Event()
         self._hurry = trio.Event()
@@ -91,26 +90,7 @@ class Upkeep:
 
     def place(self, ino: int) -> WorkingFile:
         """A new one; see `WorkingFile.place`."""
-        return self._place(self._spares.new(), ino, self._spares)
-
-    def stock_up(self) -> None:
-        """Many files are being made: more local ones may be wanted soon."""
-        if self._spares.few:
-            self._scarcity.set()
-
-    async def keep_spares(self) -> None:
-        """Make local files ahead when asked to; until cancelled."""
-        while True:
-            await self._scarcity.wait()
-            self._scarcity = trio.Event()
-            while names := self._spares.some():
-                try:
-                    await self._session.environment.run(self._spares.make, names)
-                except OSError as error:  # who wants one makes it, and reports what is wrong
-                    _log.info("no local files ahead: %s", error)
-                    break
-                for name in names:
-                    self._spares.give(name)
+        return self._place(self.spares.new(), ino, self.spares)
 
     def _place(self, name: str, ino: int, spares: Spares | None) -> WorkingFile:
         boot_id, sid = self._session.environment.boot_id, self._session.sid
@@ -406,7 +386,7 @@ class Upkeep:
 
     def clear(self) -> None:
         """The daemon ends: local files that nothing is in are deleted."""
-        self._spares.clear()
+        self.spares.clear()
 
     def _forget(self, file: OpenFile) -> None:
         self._publisher.forget(file.ino)

@@ -20,7 +20,7 @@ from s3vfs.filesystem import Birth, Births, Found, Readers
 from s3vfs.fuse.attributes import BLOCK_SIZE_BYTES
 from s3vfs.fuse.libfuse import interpose, missing, pyfuse3
 from s3vfs.namespace.rows import Inode, LeaseId
-from s3vfs.session.front_log import FILE_BYTES, HEADER_BYTES, FrontLog
+from s3vfs.session.front_log import FILE_BYTES, HEADER_BYTES
 from s3vfs.session.reliant import Reliant
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Reckoning(Protocol):
 class RelyingSession(Protocol):
     """The part of a session that is relied on."""
 
-    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> FrontLog: ...
+    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> int: ...
 
     def touch(self) -> None: ...
 
@@ -71,6 +71,7 @@ class NativeFront:
     """`refused`: why there is none, for people; empty where there is."""
 
     def __init__(self, io: str, contents: Taking) -> None:
+        self._native: Any = interpose  # None: `refused` says why, and nothing is asked of it
         self._contents = contents
         self._makes = io in ("auto", "front")
         self._filesystem: Bearing | None = None
@@ -79,7 +80,7 @@ class NativeFront:
         self.refused = ""
         if io == "python":
             self.refused = "not asked for (--io python)"
-        elif interpose is None:
+        elif self._native is None:
             self.refused = f"the native extension is missing ({missing})"
 
     @property
@@ -88,13 +89,11 @@ class NativeFront:
 
     def stream(self, ino: int) -> Stream:
         """Raises ValueError for an inode that has one."""
-        assert interpose is not None
-        stream: Stream = interpose.Stream(ino)
+        stream: Stream = self._native.Stream(ino)
         return stream
 
     def allow(self, more_bytes: int) -> int:
-        assert interpose is not None
-        allowed: int = interpose.allow(more_bytes)
+        allowed: int = self._native.allow(more_bytes)
         return allowed
 
     def noted(self, *told: Any) -> None:
@@ -151,81 +150,67 @@ class NativeFront:
             filesystem.readers = self
         if not self._makes or not self.available:
             return
-        assert interpose is not None
         try:
-            log = session.rely(self, self._unstock)
+            log_fd = session.rely(self, self._unstock)
         except (ReadOnly, OSError) as error:
             _log.info("files are made by the daemon alone: %s", error)
             return
         try:
-            interpose.write_down(log.fd, HEADER_BYTES, FILE_BYTES)
+            self._native.write_down(log_fd, HEADER_BYTES, FILE_BYTES)
         finally:
-            os.close(log.fd)
-        interpose.replies(entry_ns, attributes_ns, BLOCK_SIZE_BYTES)
+            os.close(log_fd)
+        self._native.replies(entry_ns, attributes_ns, BLOCK_SIZE_BYTES)
         filesystem.ahead = self
 
     def _unstock(self) -> int:
         """The lowest inode number of a prepared file, which is for something else; 0: there is none."""
-        assert interpose is not None
-        ino: int = interpose.unstock()
+        ino: int = self._native.unstock()
         if ino:
             self._contents.unprepare(ino)
         return ino
 
     def reader(self, ino: int, handle: int) -> None:
-        assert interpose is not None
-        interpose.reader(ino, handle)
+        self._native.reader(ino, handle)
 
     def no_readers(self, ino: int) -> None:
-        assert interpose is not None
-        interpose.no_readers(ino)
+        self._native.no_readers(ino)
 
     def knows(self, directory: int) -> bool:
-        assert interpose is not None
-        known: bool = interpose.knows(directory)
+        known: bool = self._native.knows(directory)
         return known
 
     def directory(self, ino: int, lease: LeaseId, names: Iterable[bytes]) -> None:
-        assert interpose is not None
-        interpose.directory(ino, *lease, names)
+        self._native.directory(ino, *lease, names)
 
     def show(self, ino: int, inode: Inode) -> None:
-        assert interpose is not None
         times = (inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
-        interpose.show(ino, inode.mode, inode.uid, inode.gid, inode.nlink, *times)
+        self._native.show(ino, inode.mode, inode.uid, inode.gid, inode.nlink, *times)
 
     def trust(self, until_ns: int, closing_bytes: int, file_bytes: int) -> None:
-        assert interpose is not None
-        interpose.trust(until_ns, closing_bytes, file_bytes)
+        self._native.trust(until_ns, closing_bytes, file_bytes)
 
     def stocked(self) -> int:
-        assert interpose is not None
-        count: int = interpose.stocked()
+        count: int = self._native.stocked()
         return count
 
     def stock(self, stream: Stream) -> None:
-        assert interpose is not None
-        interpose.stock(stream)
+        self._native.stock(stream)
 
     def named(self, directory: int, name: bytes) -> None:
-        assert interpose is not None
-        interpose.named(directory, name)
+        self._native.named(directory, name)
 
     def estrange(self, ino: int) -> None:
-        assert interpose is not None
-        interpose.estrange(ino)
+        self._native.estrange(ino)
 
     def lease_over(self, lease: LeaseId) -> None:
-        assert interpose is not None
-        interpose.lease_over(*lease)
+        self._native.lease_over(*lease)
 
     def distrust(self) -> None:
-        assert interpose is not None
-        interpose.distrust()
+        self._native.distrust()
 
     def counts(self) -> dict[str, int]:
         """What was answered without Python."""
-        return {} if interpose is None else interpose.front_counts()
+        return {} if self._native is None else self._native.front_counts()
 
 
 # -- how pyfuse3 waits for a request ----------------------------------------------------------------------------------

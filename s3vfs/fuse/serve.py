@@ -27,7 +27,6 @@ from s3vfs.fuse.operations import Operations
 from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.namespace.changes import Changes
-from s3vfs.session.front_log import FrontLog
 from s3vfs.session.reliant import Reliant
 
 _log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class ServedSession(Protocol):
 
     def touch(self) -> None: ...
 
-    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> FrontLog: ...
+    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> int: ...
 
     def listen(
         self, callback: Callable[[Changes, bool], None], *, reloaded: Callable[[], None] | None = None

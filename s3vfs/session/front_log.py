@@ -44,24 +44,18 @@ class Answered:
     op: AnyOp | None
 
 
-@dataclass(frozen=True, slots=True)
-class FrontLog:
-    """An open one, of which the first `HEADER_BYTES` are written. The descriptor is the caller's to close."""
-
-    fd: int
-
-    @classmethod
-    def create(cls, folder: Path, sid: int, incarnation: int, boot_id: str) -> FrontLog:
-        """An empty one, in the place of one that is there. Raises OSError."""
-        folder.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, FILE_BYTES)
-            os.pwrite(fd, _HEADER.pack(_MAGIC, sid, incarnation, 0, _digest(boot_id)), 0)
-        except OSError:
-            os.close(fd)
-            raise
-        return cls(fd)
+def create(folder: Path, sid: int, incarnation: int, boot_id: str) -> int:
+    """An empty one, in the place of one that is there: its first `HEADER_BYTES` are written, the rest is the front's.
+    Returns a descriptor, which the caller closes. Raises OSError."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, FILE_BYTES)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, sid, incarnation, 0, _digest(boot_id)), 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _digest(boot_id: str) -> bytes:

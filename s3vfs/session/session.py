@@ -23,6 +23,7 @@ from s3vfs.namespace.transaction import ReadTransaction
 from s3vfs.namespace.verdict import Verdict
 from s3vfs.objects.protocol import Store
 from s3vfs.replica.protocol import Replica
+from s3vfs.session import front_log
 from s3vfs.session.acknowledged import Acknowledged
 from s3vfs.session.appender import Appender
 from s3vfs.session.base import Base, Listener
@@ -30,7 +31,6 @@ from s3vfs.session.batches import Companion, Group
 from s3vfs.session.counters import SessionCounters
 from s3vfs.session.directory import SessionDirectory
 from s3vfs.session.eviction import EVICT_AFTER_S, Committed, evict
-from s3vfs.session.front_log import FrontLog
 from s3vfs.session.inodes import InodeNumbers
 from s3vfs.session.leases import Leases
 from s3vfs.session.lifecycle import Office, Registrar, rebuild
@@ -254,13 +254,14 @@ class Session:
         """See `Acknowledged.lease_of`."""
         return None if self._acknowledged is None else self._acknowledged.lease_of(directory)
 
-    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> FrontLog:
+    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> int:
         """From now on `reliant` answers by itself, and takes inode numbers ahead of need (`take_new_ino`), of which
-        `give_back` returns the lowest. Where it writes its answers down. Raises ReadOnly, OSError."""
+        `give_back` returns the lowest. A descriptor of where it writes its answers down; the caller closes it.
+        Raises ReadOnly, OSError."""
         pipeline, acknowledged, leases = self._pipeline, self._acknowledged, self._leases
         if pipeline is None or acknowledged is None or leases is None or self._inodes is None:
             raise ReadOnly("this mount is read-only")
-        log = FrontLog.create(acknowledged.folder, self.sid, self.incarnation, self.environment.boot_id)
+        log_fd = front_log.create(acknowledged.folder, self.sid, self.incarnation, self.environment.boot_id)
         leases.reliant = reliant
         self._inodes.give_back = give_back
 
@@ -271,7 +272,7 @@ class Session:
         pipeline.unsettled = estrange
         self.base.state_listeners.append(reliant.distrust)
         self.base.before_loading = reliant.distrust
-        return log
+        return log_fd
 
     def close_of(self, ino: int) -> LeaseId | None:
         """The lease under which a close of the file is acknowledged, its bytes to come along with the next batch

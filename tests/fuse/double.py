@@ -62,7 +62,7 @@ from s3vfs.fuse.options import MountOptions
 from s3vfs.fuse.passthrough import Passthrough
 from s3vfs.fuse.serve import serve
 from s3vfs.namespace.rows import ROOT_INO, Inode
-from s3vfs.session.front_log import FrontLog
+from s3vfs.session import front_log
 from s3vfs.session.reliant import Reliant
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class Session:
 
     def touch(self) -> None: ...
 
-    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> FrontLog:
-        return FrontLog.create(self._folder, 5, 1, "boot")
+    def rely(self, reliant: Reliant, give_back: Callable[[], int]) -> int:
+        return front_log.create(self._folder, 5, 1, "boot")
 
     def listen(self, callback: Callable[..., None], *, reloaded: Callable[[], None] | None = None) -> None: ...
 

@@ -17,7 +17,8 @@ from s3vfs.namespace.ops import AnyOp, Link, Rename, Rmdir, Setattr, SetattrMask
 from s3vfs.namespace.rows import LeaseId, Rows
 from s3vfs.objects.counting import Operation
 from s3vfs.objects.faults import Failure, Fault, Rule
-from s3vfs.session.front_log import HEADER_BYTES, FrontLog, answered
+from s3vfs.session import front_log
+from s3vfs.session.front_log import HEADER_BYTES, answered
 from s3vfs.session.options import LEASE_IDLE_S
 from s3vfs.session.session import Session
 from tests.session.histories import run, scripted
@@ -32,7 +33,7 @@ class Reliant:
         self.told: list[tuple[object, ...]] = []
         self.granted_then: dict[LeaseId, bool] = {}
         self.numbers: list[int] = []
-        self.log: FrontLog = session.rely(self, lambda: self.numbers.pop(0) if self.numbers else 0)
+        self.log_fd: int = session.rely(self, lambda: self.numbers.pop(0) if self.numbers else 0)
         self.session = session
 
     def named(self, directory: int, name: bytes) -> None:
@@ -59,10 +60,10 @@ class Reliant:
         padded = name.ljust(-(-len(name) // 8) * 8, b"\0")
         length, fields = 8 + 72 + len(padded), (ROOT, now_ns(), 5, 6, lease[1], mask, 0o100640, 7, 8, len(name))
         at = HEADER_BYTES
-        data = memoryview(Path(f"/proc/self/fd/{self.log.fd}").read_bytes())
+        data = memoryview(Path(f"/proc/self/fd/{self.log_fd}").read_bytes())
         while size := struct.unpack_from("<I", data, at)[0]:
             at += size
-        with open(f"/proc/self/fd/{self.log.fd}", "r+b") as file:
+        with open(f"/proc/self/fd/{self.log_fd}", "r+b") as file:
             file.seek(at)
             file.write(struct.pack("<IIQQQqqqIIIIII", length, kind, lease[0], ino, *fields) + padded)
 
@@ -307,8 +308,8 @@ def test_what_nobody_had_heard_of_is_kept_where_others_took_the_lease_since(tmp_
 
 
 def test_another_boots_answers_are_not_believed(tmp_path: Path) -> None:
-    log = FrontLog.create(tmp_path, 5, 1, "boot")
-    with open(f"/proc/self/fd/{log.fd}", "r+b") as file:
+    log_fd = front_log.create(tmp_path, 5, 1, "boot")
+    with open(f"/proc/self/fd/{log_fd}", "r+b") as file:
         file.seek(HEADER_BYTES)
         file.write(struct.pack("<IIQQQqqqIIIIII", 80, 4, 7, 9, 1, time.time_ns(), 0, 0, 1, 0, 0, 0, 0, 0))
     assert [answer.ino for answer in answered(tmp_path, "boot")[1]] == [9]
