@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -95,6 +96,33 @@ async def append(mount: Mount, handle: int, data: bytes) -> bool:
     before = mount.session.applied_seq
     assert await mount.fs.write(handle, 0, data) == len(data)
     return mount.session.applied_seq == before
+
+
+def test_files_leave_nothing_to_the_collector(tmp_path: Path) -> None:
+    """What is made, written, closed and published holds nothing that holds it: the collector would walk all of it, and
+    everybody waits for that."""
+
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as mount:
+
+            async def make(names: range) -> None:
+                for number in names:
+                    _, handle = await mount.create(b"%d" % number)
+                    await mount.fs.write(handle, 0, b"data")
+                    await mount.close(handle)
+                await mount.contents.publish_all()
+
+            await make(range(10))  # under a lease from here on
+            gc.collect()
+            gc.disable()
+            try:
+                for start in range(10, 110, 20):
+                    await make(range(start, start + 20))
+                assert gc.collect() < 100
+            finally:
+                gc.enable()
+
+    run(tmp_path, main)
 
 
 @pytest.mark.parametrize("length", [10, 100_000])
