@@ -77,11 +77,12 @@ def test_attributes_are_the_same_for_everybody_to_the_nanosecond(here: Mount, th
         if chance.randrange(2):
             os.fstat(descriptor)
         os.close(descriptor)
-    assert made(here) >= 59
+    assert made(here) >= 50  # not the first, and none that comes before the next are prepared
     before = {name: shown(folder / name) for name in os.listdir(folder)}
     before["."] = shown(folder)
     here.sync()
-    assert {name: shown(there.path / folder.name / name) for name in before} == before
+    now = {name: shown(there.path / folder.name / name) for name in before}
+    assert not {name: (before[name], now[name]) for name in before if before[name] != now[name]}
     assert {name: shown(folder / name) for name in before} == before
 
 
