@@ -14,7 +14,7 @@ import pytest
 from s3vfs.data.rangelog import replay
 from s3vfs.filesystem.newborns import RELEASED
 from s3vfs.namespace.ops import Create, Setattr, SetattrMask
-from s3vfs.session.front_log import CLOSED, MADE, Answered, answered
+from s3vfs.session.front_log import CHANGED, CLOSED, MADE, Answered, answered
 from tests.fuse.test_extra_operations import Note, Served
 from tests.mounted import eventually
 
@@ -96,6 +96,23 @@ def test_a_file_is_made_written_dated_and_closed_without_python(bearing: Bearing
     assert state.st_ctime_ns == told[-1]["changed_ns"] + 1  # the op that sets atime comes after that with the bytes
     assert (bearing.folder / "100").read_bytes() == b"first"
     assert eventually(lambda: bearing.written_down() == [])  # once all of it is told it need not be kept
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_ctime_follows_from_the_ops_that_it_will_take(bearing: Bearing, dated: bool) -> None:
+    """Times of the empty file are an op after the CREATE. So the mode that comes after the bytes is one, too, at whose
+    time the op that publishes them comes a moment later; else the CREATE says it."""
+    descriptor = os.open(bearing.path / "new", NEW, 0o640)
+    if dated:
+        os.utime(descriptor, ns=(5, 6))
+        bearing.births(CHANGED)
+    os.write(descriptor, b"first")
+    os.fchmod(descriptor, 0o600)
+    shown = os.fstat(descriptor).st_ctime_ns
+    os.close(descriptor)
+    told = bearing.births()
+    assert bearing.python() == set()
+    assert shown == told[-1]["changed_ns"] + dated
 
 
 def test_the_umask_counts(bearing: Bearing) -> None:

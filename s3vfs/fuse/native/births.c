@@ -41,6 +41,7 @@
 #define MASK_GID 4
 #define MASK_ATIME 16
 #define MASK_MTIME 32
+#define MASK_IDENTITY (MASK_MODE | MASK_UID | MASK_GID)
 
 #define PLAIN_FLAGS (O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | 0100000)
 #define ASKS (FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_ATIME | FATTR_MTIME)
@@ -119,10 +120,20 @@ static Event event_of(const Stream *stream)
 
 /* -- attributes ---------------------------------------------------------------------------------------------------- */
 
+/* That of the row once Python has heard. Mode and owner of a file with bytes are set by the CREATE, or by an op. */
+static i64 row_ctime_of(const Birth *birth)
+{
+    if (birth->changed_ns && birth->apart && birth->mask & MASK_IDENTITY)
+        return later(birth->row_ctime_ns + 1, birth->changed_ns);
+    return birth->row_ctime_ns;
+}
+
 /* As namespace/ and data/ will have it: the op that publishes the bytes moves ctime, and one more sets atime. */
 static i64 ctime_of(const Birth *birth)
 {
-    return birth->changed_ns ? later(birth->row_ctime_ns + 1, birth->changed_ns) + birth->dated : birth->row_ctime_ns;
+    i64 row_ns = row_ctime_of(birth);
+
+    return birth->changed_ns ? later(row_ns + 1, birth->changed_ns) + birth->dated : row_ns;
 }
 
 static void split(i64 time_ns, uint64_t *seconds, uint32_t *nanoseconds)
@@ -377,7 +388,7 @@ static int take_setattr(int fd, const struct fuse_in_header *header, const struc
     next.news |= CHANGED;
     next.given = 1;
     event = event_of(stream);
-    event.mask = next.changed_ns ? mask & (MASK_MODE | MASK_UID | MASK_GID) : mask;
+    event.mask = next.changed_ns ? mask & MASK_IDENTITY : mask;
     event.mode = next.mode;
     event.uid = next.uid;
     event.gid = next.gid;
@@ -467,11 +478,13 @@ PyObject *births_news(Stream *stream)
 
     if (!news)
         return Py_NewRef(Py_None);
-    birth->news = 0;
-    birth->mask = 0;
     given = birth->given ? Py_BuildValue("(IIIiLLLLL)", birth->mode, birth->uid, birth->gid, 1, birth->size, birth->size,
                                          birth->atime_ns, birth->mtime_ns, ctime_of(birth))
                          : Py_NewRef(Py_None);
+    birth->row_ctime_ns = row_ctime_of(birth);
+    birth->apart |= news & CHANGED && !birth->changed_ns;
+    birth->news = 0;
+    birth->mask = 0;
     return given ? Py_BuildValue("(iIKO(KI)KI(III)(III)LLLLN)", news, mask, birth->parent,
                                  news & MADE ? birth->name : Py_None, birth->lease.seq, birth->lease.index,
                                  birth->handle, birth->flags, birth->made_mode, birth->made_uid, birth->made_gid,

@@ -39,6 +39,7 @@ typedef struct Birth {
     PyObject *name;
     uint32_t flags, made_mode, mode, uid, gid, made_uid, made_gid;
     i64 size, made_ns, atime_ns, mtime_ns;
+    int apart;        /* an op after the CREATE has changed the row: what is set from then on cannot be part of that */
     i64 row_ctime_ns; /* that of the inode's row, before its bytes are published */
     i64 changed_ns;   /* when bytes, or attributes after them, were last changed; 0: there are no bytes */
 } Birth;
