@@ -254,7 +254,8 @@ class Contents:
             return inode
         size = working.size_over(inode.size)
         mtime_ns, atime_ns, ctime_ns = inode.mtime_ns, inode.atime_ns, inode.ctime_ns
-        for layer in (working.captured, working.pending):
+        captured = working.captured_over(inode)
+        for layer in (captured, working.pending):
             if layer:
                 mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
                 atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
@@ -264,7 +265,8 @@ class Contents:
             mtime_ns, changed_ns = working.backed.times(unseen)
             ctime_ns, held_bytes = max(ctime_ns, changed_ns), unseen.st_blocks * 512
         else:
-            held_bytes = self._published_bytes(ino, inode, working) + working.unpublished_bytes
+            unpublished = (captured.dirty.total_bytes if captured else 0) + working.pending.dirty.total_bytes
+            held_bytes = self._published_bytes(ino, inode, working) + unpublished
         allocated = min(size, held_bytes)
         return msgspec.structs.replace(
             inode, size=size, allocated=allocated, mtime_ns=mtime_ns, atime_ns=atime_ns, ctime_ns=ctime_ns

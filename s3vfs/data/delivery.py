@@ -14,6 +14,7 @@ from s3vfs.data.packer import Parcel
 from s3vfs.data.pending import Share
 from s3vfs.data.protocol import Pledge
 from s3vfs.namespace.ops import ExtentWrite
+from s3vfs.namespace.rows import Inode
 from s3vfs.namespace.verdict import Verdict
 
 
@@ -44,6 +45,12 @@ class Delivery:
             return True
         pledge = self._pledge()
         return pledge is not None and not pledge.settled
+
+    def shown_by(self, inode: Inode) -> bool:
+        """Whether base has it already, in this row of it: the task that sent it learns that a moment later."""
+        pledge = self._pledge()
+        landed = pledge is not None and pledge.settled
+        return landed and (not self.share.contents or inode.version > self.share.version)
 
     async def ask_again(self) -> Sequence[Verdict]:
         """The verdicts of its ops. Raises what the commit raised; StoreUnreachable when it still cannot be known."""

@@ -32,6 +32,7 @@ from s3vfs.data.punch import punch
 from s3vfs.data.rangelog import RangeLog
 from s3vfs.data.ranges import RangeSet
 from s3vfs.data.spares import Spares
+from s3vfs.namespace.rows import Inode
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -516,6 +517,11 @@ class WorkingFile:
     def unpublished(self) -> RangeSet:
         """All bytes here that are not in the journal."""
         return self.pending.dirty.copy() if self.captured is None else self.captured.followed_by(self.pending).dirty
+
+    def captured_over(self, inode: Inode) -> Pending | None:
+        """What is captured and not in this row of base yet."""
+        shown = any(delivery.share.final and delivery.shown_by(inode) for delivery in self.undecided)
+        return None if shown else self.captured
 
     @property
     def unpublished_bytes(self) -> int:

@@ -19,7 +19,7 @@ from s3vfs.data.contents import Contents
 from s3vfs.data.protocol import Limits, Sizes
 from s3vfs.errors import PosixError, S3vfsError, StoreUnreachable
 from s3vfs.filesystem import Filesystem
-from s3vfs.filesystem.contracts import Caller
+from s3vfs.filesystem.contracts import Caller, NewAttributes
 from s3vfs.namespace.ops import Config
 from s3vfs.namespace.rows import ROOT_INO, Rows
 from s3vfs.objects.counting import Operation
@@ -121,6 +121,41 @@ def test_files_leave_nothing_to_the_collector(tmp_path: Path) -> None:
                 assert gc.collect() < 100
             finally:
                 gc.enable()
+
+    run(tmp_path, main)
+
+
+def test_attributes_stay_the_same_while_the_record_arrives(tmp_path: Path) -> None:
+    """Base has the op that publishes a file's bytes before the task that has sent it hears of that."""
+
+    async def main(place: Place) -> None:
+        async with mounted(place.client(1)) as mount:
+            await mount.create(b"first")
+            files = []
+            for number in range(5):
+                ino, handle = await mount.create(b"%d" % number)
+                await mount.fs.write(handle, 0, b"data" * 2000)
+                if number % 2:
+                    await mount.fs.setattr(ino, NewAttributes(atime_ns=5, mtime_ns=6), ROOT)
+                await mount.close(handle)
+                files.append(ino)
+
+            def shown() -> list[tuple[int, ...]]:
+                found = [mount.fs.peek(ino) for ino in files]
+                inodes = [each.inode for each in found if each is not None]
+                return [(i.size, i.allocated, i.atime_ns, i.mtime_ns, i.ctime_ns) for i in inodes]
+
+            before = shown()
+            seen = []
+
+            def look(changes: object, own: bool) -> None:
+                seen.append(shown())
+
+            mount.session.listen(look)
+            await mount.contents.publish_all()
+            assert seen
+            assert seen == [before] * len(seen)
+            assert shown() == before
 
     run(tmp_path, main)
 
