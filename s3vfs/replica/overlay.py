@@ -306,7 +306,8 @@ class Overlay:
         if staying:
             self._remember(base, staying[0].context.sid)
         after = self.layer.values()
-        keys = {key for key, value in before.items() if key not in after or after[key] != value}
+        # What has left the layer because base has it now looks the same as before.
+        keys = {key for key, value in before.items() if (after[key] if key in after else base.get(key)) != value}
         keys.update(key for key in after if key not in before)
         return Rebuilt(tuple(changed), frozenset(keys))
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from s3vfs.namespace import ops as o
 from s3vfs.namespace.apply import apply_op
+from s3vfs.namespace.changes import changes_of
 from s3vfs.namespace.dictionary import DictTransaction
 from s3vfs.namespace.rows import ROOT_INO, USAGE_KEY, Rows, session_key
 from s3vfs.namespace.verdict import OK, Context, Verdict
@@ -253,6 +254,20 @@ def test_ops_that_leave_out_of_order_take_no_others_effects_along(world: World) 
         inode = Rows(world.overlay.view(base)).inode(file.ino)
     assert inode is not None
     assert inode.mode & 0o777 == 0o600
+
+
+def test_what_base_has_taken_over_looks_the_same_after_a_rebuild(world: World) -> None:
+    """A name that the kernel would be told to drop may be that of a newer directory, in which a program stands."""
+    first, second = (create(world.own, b"d", kind=0o040000) for _ in range(2))
+    for op in (first, o.Rmdir(ROOT_INO, b"d", first.ino, 0, 5), second):
+        assert world.acknowledge(op) == OK
+    rebuilt = world.commit_own(2, [o.Setattr(ROOT_INO, o.SetattrMask.MODE, 0o700, 0, 0, 0, 0, 0, 6)])
+    assert not rebuilt.changed
+    changes = changes_of(rebuilt.keys)
+    assert ROOT_INO in changes.inodes  # there was a rebuild
+    assert not changes.links
+    assert not changes.dentries
+    world.check()
 
 
 def test_a_foreign_row_where_an_op_walked_is_noticed(world: World) -> None:
