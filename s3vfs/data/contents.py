@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from s3vfs.data.neighbours import Neighbours
 from s3vfs.data.newborn import Newborn
 from s3vfs.data.openfile import OpenFile
 from s3vfs.data.packer import Packer, Parcel
+from s3vfs.data.pending import Pending
 from s3vfs.data.protocol import DataSession, Front, Lent, Limits, Passage, Sizes, Spilling, Stream, Taken
 from s3vfs.data.publish import Publisher
 from s3vfs.data.readahead import Pool, Readahead
@@ -254,31 +256,28 @@ class Contents:
             return inode
         size = working.size_over(inode.size)
         mtime_ns, atime_ns, ctime_ns = inode.mtime_ns, inode.atime_ns, inode.ctime_ns
-        captured = working.captured_over(inode)
-        for layer in (captured, working.pending):
-            if layer:
-                mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
-                atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
-                ctime_ns = max(ctime_ns + 1, layer.ctime_ns) + layer.ops - 1  # as `apply` will have it
+        layers = working.unpublished_over(inode)
+        for layer in layers:
+            mtime_ns = mtime_ns if layer.mtime_ns is None else layer.mtime_ns
+            atime_ns = atime_ns if layer.atime_ns is None else layer.atime_ns
+            ctime_ns = max(ctime_ns + 1, layer.ctime_ns) + layer.ops - 1  # as `apply` will have it
         if unseen is not None:
             assert working.backed is not None
             mtime_ns, changed_ns = working.backed.times(unseen)
             ctime_ns, held_bytes = max(ctime_ns, changed_ns), unseen.st_blocks * 512
         else:
-            unpublished = (captured.dirty.total_bytes if captured else 0) + working.pending.dirty.total_bytes
-            held_bytes = self._published_bytes(ino, inode, working) + unpublished
+            held_bytes = self._published_bytes(ino, inode, layers) + sum(layer.dirty.total_bytes for layer in layers)
         allocated = min(size, held_bytes)
         return msgspec.structs.replace(
             inode, size=size, allocated=allocated, mtime_ns=mtime_ns, atime_ns=atime_ns, ctime_ns=ctime_ns
         )
 
-    def _published_bytes(self, ino: int, inode: Inode, working: WorkingFile) -> int:
+    def _published_bytes(self, ino: int, inode: Inode, layers: Sequence[Pending]) -> int:
         """What of the inode's allocated bytes unpublished holes and truncates have left."""
-        captured, pending = working.captured, working.pending
-        if not pending.cuts and (captured is None or not captured.cuts):
+        if not any(layer.cuts for layer in layers):
             return inode.allocated
         with self._session.view() as txn:
-            return max(0, inode.allocated - holes.hidden_bytes(Rows(txn), working))
+            return max(0, inode.allocated - holes.hidden_bytes(Rows(txn), ino, layers))
 
     def seek(self, ino: int, offset: int, *, data: bool) -> int | None:
         """See `holes.seek`. Raises PosixError ESTALE."""

@@ -6,9 +6,9 @@ wrote are data; what was never written, was punched, or lies behind an extension
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from s3vfs.data.pending import ENDLESS
+from s3vfs.data.pending import ENDLESS, Pending
 from s3vfs.data.working import WorkingFile
 from s3vfs.namespace.rows import Rows
 
@@ -56,16 +56,15 @@ def data_bytes(rows: Rows, ino: int, working: WorkingFile | None, start: int, en
     return sum(last - first for first, last, is_data in spans(rows, ino, working, start, end) if is_data)
 
 
-def hidden_bytes(rows: Rows, working: WorkingFile) -> int:
-    """Bytes of extents that unpublished holes and truncates have taken away."""
+def hidden_bytes(rows: Rows, ino: int, layers: Sequence[Pending]) -> int:
+    """Bytes of extents that the holes and truncates of unpublished changes have taken away."""
     ranges: list[tuple[int, int]] = []
-    for layer in (working.captured, working.pending):
-        if layer is not None:
-            ranges += layer.holes
-            if layer.low is not None:
-                ranges.append((layer.low, ENDLESS))
+    for layer in layers:
+        ranges += layer.holes
+        if layer.low is not None:
+            ranges.append((layer.low, ENDLESS))
     hidden = reached = 0
     for start, end in sorted(ranges):
-        hidden += data_bytes(rows, working.ino, None, max(start, reached), max(end, reached))
+        hidden += data_bytes(rows, ino, None, max(start, reached), max(end, reached))
         reached = max(reached, end)
     return hidden

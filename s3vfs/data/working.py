@@ -518,10 +518,11 @@ class WorkingFile:
         """All bytes here that are not in the journal."""
         return self.pending.dirty.copy() if self.captured is None else self.captured.followed_by(self.pending).dirty
 
-    def captured_over(self, inode: Inode) -> Pending | None:
-        """What is captured and not in this row of base yet."""
+    def unpublished_over(self, inode: Inode) -> list[Pending]:
+        """The changes that this row of base does not have, oldest first: those that are captured, unless the last of
+        their commits has just arrived, and those since."""
         shown = any(delivery.share.final and delivery.shown_by(inode) for delivery in self.undecided)
-        return None if shown else self.captured
+        return [layer for layer in (None if shown else self.captured, self.pending) if layer]
 
     @property
     def unpublished_bytes(self) -> int:

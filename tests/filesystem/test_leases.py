@@ -130,8 +130,14 @@ def test_attributes_stay_the_same_while_the_record_arrives(tmp_path: Path) -> No
 
     async def main(place: Place) -> None:
         async with mounted(place.client(1)) as mount:
-            await mount.create(b"first")
-            files = []
+            ino, handle = await mount.create(b"first")
+            await mount.fs.write(handle, 0, b"old" * 5000)
+            await mount.close(handle)
+            await mount.contents.publish_all()
+            handle = await mount.fs.open(ino, os.O_RDWR | os.O_TRUNC, ROOT)
+            await mount.fs.write(handle, 0, b"new" * 2000)
+            await mount.close(handle)
+            files = [ino]
             for number in range(5):
                 ino, handle = await mount.create(b"%d" % number)
                 await mount.fs.write(handle, 0, b"data" * 2000)
