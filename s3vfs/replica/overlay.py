@@ -305,10 +305,10 @@ class Overlay:
                 pending.verdict = verdict
         if staying:
             self._remember(base, staying[0].context.sid)
-        after = self.layer.values()
+        view = self.view(base)
         # What has left the layer because base has it now looks the same as before.
-        keys = {key for key, value in before.items() if (after[key] if key in after else base.get(key)) != value}
-        keys.update(key for key in after if key not in before)
+        keys = {key for key, value in before.items() if view.get(key) != value}
+        keys.update(key for key in self.layer.rows if key not in before)
         return Rebuilt(tuple(changed), frozenset(keys))
 
 

@@ -31,6 +31,7 @@ typedef struct Birth {
     int open;     /* its handle is */
     int whole;    /* its bytes are [0, size), all of them unpublished */
     int dated;    /* its access time was set after bytes were written: their publishing takes an op more */
+    int apart;    /* an op after the CREATE has changed the row: what is set from then on cannot be part of the CREATE */
     int given;    /* the kernel has these attributes since the last write */
     int news;     /* MADE, CHANGED, CLOSED, RELEASED, SHOWN */
     uint32_t mask; /* of CHANGED: SetattrMask's bits */
@@ -39,7 +40,6 @@ typedef struct Birth {
     PyObject *name;
     uint32_t flags, made_mode, mode, uid, gid, made_uid, made_gid;
     i64 size, made_ns, atime_ns, mtime_ns;
-    int apart;        /* an op after the CREATE has changed the row: what is set from then on cannot be part of that */
     i64 row_ctime_ns; /* that of the inode's row, before its bytes are published */
     i64 changed_ns;   /* when bytes, or attributes after them, were last changed; 0: there are no bytes */
 } Birth;
